@@ -1,0 +1,382 @@
+//! The checked configuration. One struct a table of `pipeline.toml`.
+
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use globset::GlobSet;
+
+use crate::{
+    model::{Branch, EnvironmentKey, Name},
+    redact::Redactor,
+    secret::Secret,
+};
+
+/// One `pipeline.toml` with its includes.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The main file, absolute.
+    pub file: PathBuf,
+    pub server: Server,
+    pub telegram: Option<Telegram>,
+    /// In the order of the files; names are unique.
+    pub apps: Vec<Arc<App>>,
+    /// Masks every secret of this configuration.
+    pub redactor: Redactor,
+}
+
+/// `[server]`: where the daemon listens and keeps its things.
+#[derive(Debug, Clone)]
+pub struct Server {
+    /// Host and port of webhooks, API and status.
+    pub listen: String,
+    /// The registry, socket, lock, Git mirrors and releases; `.refit` beside the file by default.
+    pub state_dir: PathBuf,
+    /// `backups` beside the file.
+    pub backups_dir: PathBuf,
+    /// `logs` beside the file.
+    pub logs_dir: PathBuf,
+    /// How often the remotes are asked for pushes that nobody announced; zero turns it off.
+    pub reconcile: Duration,
+    /// The largest webhook body, in bytes; 25 MB is GitHub's own limit.
+    pub max_body: u64,
+    /// Open connections at once; more are closed at once.
+    pub max_connections: usize,
+    /// A deployment does not begin with less free space in the state and backup directories, in bytes.
+    pub min_free_space: u64,
+    /// Deployment logs older than this are deleted.
+    pub log_keep_days: u32,
+}
+
+impl Server {
+    pub fn socket(&self) -> PathBuf {
+        self.state_dir.join("refit.sock")
+    }
+
+    pub fn registry(&self) -> PathBuf {
+        self.state_dir.join("refit.db")
+    }
+
+    pub fn lock(&self) -> PathBuf {
+        self.state_dir.join("refit.lock")
+    }
+}
+
+/// `[telegram]`, present only with a token that is not empty.
+#[derive(Debug, Clone)]
+pub struct Telegram {
+    pub token: Secret,
+    pub chat: i64,
+    /// A topic of a group with topics.
+    pub thread: Option<i32>,
+    /// User ids who may press buttons and give commands.
+    pub operators: Vec<u64>,
+    pub api_url: String,
+}
+
+/// `[app]` with its environments.
+#[derive(Debug, Clone)]
+pub struct App {
+    pub name: Name,
+    /// What Git fetches from; never taken from a payload.
+    pub repository: String,
+    /// `owner/name` on the Git host: what a webhook's `repository.full_name` must be. Derived from `repository` where it is
+    /// a URL with a host; `None` for a local path, then every payload signed with this app's secret is taken.
+    pub full_name: Option<String>,
+    /// `[webhooks.github]`: one secret or more; empty when the webhook is not configured.
+    pub github_secrets: Vec<Secret>,
+    /// In alphabetical order of their names.
+    pub environments: Vec<Arc<Environment>>,
+}
+
+/// One environment with every stage's settings merged.
+#[derive(Debug, Clone)]
+pub struct Environment {
+    pub key: EnvironmentKey,
+    pub repository: String,
+    pub branch: Branch,
+    /// The port the public uses; `None` for an app that serves none (a bot, a worker).
+    pub port: Option<u16>,
+    /// The address the public port is bound to.
+    pub bind: IpAddr,
+    /// Deploy a push only if one of these changed; empty: always.
+    pub paths: PathRules,
+    /// Containers that must be running before a deployment begins.
+    pub requires: Vec<String>,
+    /// Run backup, test and build at the same time.
+    pub parallel: bool,
+    pub pull: Pull,
+    pub backups: Vec<Backup>,
+    pub backup_retention: Retention,
+    pub tests: Vec<TestSuite>,
+    pub build: Build,
+    pub migrate: Option<Migrate>,
+    pub start: Start,
+    pub smoke: Smoke,
+    pub rollback: Rollback,
+}
+
+/// Glob patterns as they were written, and compiled.
+#[derive(Debug, Clone, Default)]
+pub struct PathRules {
+    pub patterns: Vec<String>,
+    pub set: Option<GlobSet>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Pull {
+    pub timeout: Duration,
+    /// Further attempts after a failure of the network.
+    pub retries: u32,
+}
+
+/// One `[[backup]]`.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// Unique in its environment; the file's stem in the set. Defaults to the database's name, or the kind.
+    pub name: Name,
+    pub source: BackupSource,
+    /// A failure ends the deployment; otherwise it is a warning in the report.
+    pub required: bool,
+    pub timeout: Duration,
+    pub compression: Compression,
+}
+
+#[derive(Debug, Clone)]
+pub enum BackupSource {
+    /// `pg_dump` inside the container, over Docker's exec API.
+    Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    /// A database file on this host, copied by SQLite's online backup.
+    Sqlite { path: PathBuf },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PostgresFormat {
+    /// SQL text, restored by `psql`.
+    Plain,
+    /// `pg_dump --format=custom`, restored by `pg_restore`.
+    Custom,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    Gzip,
+    Zstd,
+    None,
+}
+
+/// How many sets are kept, of all of an environment's. A set is removed only if it is beyond `keep` *and* older than `keep_days`;
+/// the newest complete one never is.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    pub keep: usize,
+    pub keep_days: u32,
+}
+
+/// One `[[test]]`.
+#[derive(Debug, Clone)]
+pub struct TestSuite {
+    pub name: Name,
+    pub place: TestPlace,
+    /// Run by `sh -c` in the container (or in the tree, for the process runtime).
+    pub run: String,
+    /// Networks the container joins.
+    pub networks: Vec<String>,
+    pub env: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Secret>,
+    pub timeout: Duration,
+    pub coverage: Option<Coverage>,
+}
+
+#[derive(Debug, Clone)]
+pub enum TestPlace {
+    /// A target of the Dockerfile.
+    Target(String),
+    /// An image with the commit's tree at `/src`, which is the working directory.
+    Image(String),
+    /// The commit's tree on this host: the process runtime.
+    Tree,
+}
+
+#[derive(Debug, Clone)]
+pub struct Coverage {
+    /// The report in the container, relative to its working directory; Cobertura XML or LCOV, by content.
+    pub report: String,
+    /// Lines covered, in percent.
+    pub min: f64,
+}
+
+#[derive(Debug, Clone)]
+pub struct Build {
+    /// The context, relative to the repository's root; `.` is the root.
+    pub context: String,
+    /// Relative to the context.
+    pub dockerfile: String,
+    /// The last stage where unset.
+    pub target: Option<String>,
+    pub args: BTreeMap<String, String>,
+    pub builder: Builder,
+    pub timeout: Duration,
+    /// The process runtime's build: a command run by `sh -c` in the release's directory.
+    pub run: Option<String>,
+    /// Rebuild though an image of the same tree and arguments exists.
+    pub no_cache: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Builder {
+    /// BuildKit where it is the engine's own default (23.0 and newer), else classic.
+    Auto,
+    Classic,
+    BuildKit,
+}
+
+#[derive(Debug, Clone)]
+pub struct Migrate {
+    /// Run by `sh -c` in a one-off container of the new image.
+    pub run: String,
+    /// Prints the schema's version: run before and after, recorded.
+    pub version: Option<String>,
+    pub timeout: Duration,
+    pub on_failure: OnMigrateFailure,
+    /// A backup older than this when migrate begins is taken again.
+    pub max_backup_age: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMigrateFailure {
+    /// Leave the database as it is and say so.
+    Keep,
+}
+
+#[derive(Debug, Clone)]
+pub struct Start {
+    pub runtime: RuntimeKind,
+    pub strategy: Strategy,
+    /// The port inside the container; the public port where unset.
+    pub container_port: Option<u16>,
+    pub networks: Vec<String>,
+    /// `name:/path[:ro]` or `/host/path:/path[:ro]`.
+    pub volumes: Vec<String>,
+    /// Replaces the image's command; for the process runtime it is the app's command, run by `sh -c`.
+    pub command: Option<Vec<String>>,
+    pub env: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Secret>,
+    pub user: Option<String>,
+    /// Bytes.
+    pub memory: Option<u64>,
+    /// CPUs, such as 1.5.
+    pub cpus: Option<f64>,
+    /// Docker's own init as process 1: reaps children and passes signals on.
+    pub init: bool,
+    pub stop_timeout: Duration,
+    pub log: LogRotation,
+    pub health: Health,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RuntimeKind {
+    Docker,
+    Process,
+}
+
+impl RuntimeKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Docker => "docker",
+            Self::Process => "process",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// The old version is stopped, then the new one started.
+    Recreate,
+}
+
+/// The app's own log, rotated by the runtime.
+#[derive(Debug, Clone)]
+pub struct LogRotation {
+    /// Bytes a file.
+    pub max_size: u64,
+    pub max_file: u32,
+}
+
+/// When a candidate counts as healthy.
+#[derive(Debug, Clone)]
+pub struct Health {
+    pub probe: Probe,
+    /// Between probes once one succeeded; before that the probing is faster.
+    pub interval: Duration,
+    /// A single probe's time.
+    pub timeout: Duration,
+    /// Good answers in a row.
+    pub successes: u32,
+    /// From the start of the candidate.
+    pub deadline: Duration,
+    /// Without a port or a probe: how long the candidate must keep running.
+    pub settle: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Probe {
+    /// HTTP GET on the app's port; any 2xx or 3xx is good.
+    Http { path: String },
+    /// A TCP connection to the app's port.
+    Tcp,
+    /// A command in the container; exit code 0 is good.
+    Exec { command: Vec<String> },
+    /// Docker's own `HEALTHCHECK` of the image.
+    Image,
+    /// Running for `settle` without exit or restart.
+    Running,
+}
+
+#[derive(Debug, Clone)]
+pub struct Smoke {
+    pub checks: Vec<SmokeCheck>,
+    /// How long the checks go on after they all passed once.
+    pub bake: Duration,
+    /// Between rounds during the bake.
+    pub interval: Duration,
+    pub timeout: Duration,
+}
+
+/// One `[[smoke.check]]`.
+#[derive(Debug, Clone)]
+pub struct SmokeCheck {
+    /// For the report: what was asked for, such as `GET /health`.
+    pub name: String,
+    pub kind: SmokeKind,
+    pub timeout: Duration,
+    /// Attempts after a failed one, half a second apart.
+    pub retries: u32,
+}
+
+#[derive(Debug, Clone)]
+pub enum SmokeKind {
+    Http {
+        /// A path on the public port, or a whole URL.
+        url: String,
+        /// 200 where unset.
+        status: u16,
+        contains: Vec<String>,
+        absent: Vec<String>,
+        /// Each key is a dotted path into the answer (`database.state`), each value what must stand there.
+        json: BTreeMap<String, serde_json::Value>,
+        max_latency: Option<Duration>,
+    },
+    /// `host:port`, or a port on the public address.
+    Tcp {
+        address: String,
+    },
+    Exec {
+        command: Vec<String>,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub struct Rollback {
+    pub automatic: bool,
+    /// Releases kept with their containers and images, the live one not counted.
+    pub keep: usize,
+}

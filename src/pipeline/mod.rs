@@ -1,0 +1,2 @@
+//! Pipeline. (skeleton)
+pub mod journal;
