@@ -1,1 +1,2 @@
 //! Commands. (skeleton)
+pub mod client;

@@ -1,1 +1,153 @@
-//! Registry. (skeleton)
+//! The store: one SQLite file with everything that must survive a crash. Every SQL statement of the program is in this room.
+//!
+//! WAL with `synchronous=FULL`: a commit that returned is on disk. One connection writes, so that writers queue here and not in
+//! SQLite's busy handler; two read. Another process (a reading command, or `refit deploy` without a daemon) may open
+//! the same file at the same time; who may *act* is decided by the lock file, not here.
+//!
+//! - `inbox`: deliveries, one row each, several to a commit.
+//! - `deployments`: rows and queries; the rest of a [`DeploymentView`](crate::model::DeploymentView) is folded from the journal.
+//! - `journal`: appending events, each with what it changes elsewhere, in one transaction.
+//! - `releases`: what was live and healthy, and what is live now.
+//! - `outbox`: messages, written with the state they report.
+
+use std::{path::Path, time::Duration};
+
+use jiff::Timestamp;
+use sqlx::{
+    SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+
+mod deployments;
+mod inbox;
+mod journal;
+mod outbox;
+mod releases;
+
+pub use deployments::{Filter, NewDeployment};
+pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
+pub use journal::{End, Entry, Facts, NewMessage};
+pub use outbox::Message;
+pub use releases::Release;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("src/registry/migrations");
+
+/// How long a statement waits for another process's write.
+const BUSY: Duration = Duration::from_secs(10);
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("the registry {path} cannot be opened: {source}")]
+    Open { path: String, source: sqlx::Error },
+    #[error("the registry {path} was written by a newer version of refit, or is damaged: {source}")]
+    Migrate { path: String, source: sqlx::migrate::MigrateError },
+    #[error("the registry could not {operation}: {source}")]
+    Query { operation: &'static str, source: sqlx::Error },
+    #[error("the registry holds a value that this version cannot read ({what}): {why}")]
+    Damaged { what: &'static str, why: String },
+    #[error(transparent)]
+    Illegal(#[from] crate::pipeline::journal::IllegalTransition),
+}
+
+pub type Result<T> = std::result::Result<T, RegistryError>;
+
+/// The open store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Registry {
+    write: SqlitePool,
+    read: SqlitePool,
+}
+
+impl Registry {
+    /// Opens the file, making it and its directory (0700) where they are missing, and brings its schema up to date.
+    pub async fn open(path: &Path) -> Result<Self> {
+        if let Some(dir) = path.parent() {
+            crate::files::make_private_dir(dir)
+                .map_err(|e| RegistryError::Open { path: path.display().to_string(), source: sqlx::Error::Io(e) })?;
+        }
+        let options = options(path).create_if_missing(true);
+        let opened = |source| RegistryError::Open { path: path.display().to_string(), source };
+        let write = pool(1).connect_with(options.clone()).await.map_err(opened)?;
+        MIGRATIONS
+            .run(&write)
+            .await
+            .map_err(|source| RegistryError::Migrate { path: path.display().to_string(), source })?;
+        crate::files::make_private(path).map_err(|e| opened(sqlx::Error::Io(e)))?;
+        let read = pool(2).connect_with(options.read_only(true)).await.map_err(opened)?;
+        Ok(Self { write, read })
+    }
+
+    /// Opens the file for reading commands. `None` where there is none: nothing was ever deployed.
+    pub async fn open_existing(path: &Path) -> Result<Option<Self>> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        // WAL needs write access to the -shm file even for readers, so this is the same as `open`, migrations included.
+        Self::open(path).await.map(Some)
+    }
+
+    /// A trivial query that touches the file: for health checks.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT count(*) FROM live").execute(&self.read).await.map_err(query("answer"))?;
+        Ok(())
+    }
+
+    /// Closes every connection, which also checkpoints the WAL.
+    pub async fn close(&self) {
+        self.read.close().await;
+        self.write.close().await;
+    }
+}
+
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .pragma("cache_size", "-1024")
+}
+
+fn pool(connections: u32) -> SqlitePoolOptions {
+    SqlitePoolOptions::new()
+        .max_connections(connections)
+        .min_connections(0)
+        .idle_timeout(None)
+        .test_before_acquire(false)
+}
+
+fn query(operation: &'static str) -> impl FnOnce(sqlx::Error) -> RegistryError {
+    move |source| RegistryError::Query { operation, source }
+}
+
+fn damaged(what: &'static str) -> impl Fn(&dyn std::fmt::Display) -> RegistryError {
+    move |why| RegistryError::Damaged { what, why: why.to_string() }
+}
+
+fn parse<T: std::str::FromStr>(what: &'static str, text: &str) -> Result<T>
+where
+    T::Err: std::fmt::Display,
+{
+    text.parse().map_err(|e: T::Err| damaged(what)(&e))
+}
+
+fn from_json<T: serde::de::DeserializeOwned>(what: &'static str, text: &str) -> Result<T> {
+    serde_json::from_str(text).map_err(|e| damaged(what)(&e))
+}
+
+fn to_json<T: serde::Serialize>(what: &'static str, value: &T) -> Result<String> {
+    serde_json::to_string(value).map_err(|e| damaged(what)(&e))
+}
+
+fn now_ms() -> i64 {
+    Timestamp::now().as_millisecond()
+}
+
+fn time(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests;

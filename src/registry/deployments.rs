@@ -1,0 +1,257 @@
+//! Deployment rows, and the whole view of a deployment.
+
+use jiff::Timestamp;
+use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
+
+use super::{Registry, Result, damaged, from_json, journal::insert_event, now_ms, parse, query, time, to_json};
+use crate::{
+    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, StageView, Status, Trigger},
+    pipeline::journal::{Event, Recorded, Saga},
+};
+
+/// A deployment that enters the queue.
+#[derive(Debug, Clone)]
+pub struct NewDeployment {
+    pub key: EnvironmentKey,
+    /// `None`: the reference is resolved when it is fetched.
+    pub commit: Option<CommitId>,
+    pub reference: String,
+    pub trigger: Trigger,
+}
+
+/// Which deployments to read; the newest first.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    pub app: Option<String>,
+    pub environment: Option<String>,
+    pub status: Option<Status>,
+    pub commit: Option<CommitId>,
+    pub since: Option<Timestamp>,
+    /// Only ids below this one: the next page.
+    pub before: Option<DeploymentId>,
+    /// All where unset.
+    pub limit: Option<u32>,
+}
+
+impl Registry {
+    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit.
+    pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
+        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
+        let waiting: Vec<i64> =
+            sqlx::query_scalar("SELECT id FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'")
+                .bind(new.key.app.as_str())
+                .bind(new.key.environment.as_str())
+                .fetch_all(&mut *tx)
+                .await
+                .map_err(query("queue a deployment"))?;
+        let id: i64 = sqlx::query_scalar(
+            "INSERT INTO deployments (app, environment, commit_id, reference, triggered, status, queued_at)
+             VALUES (?, ?, ?, ?, ?, 'queued', ?) RETURNING id",
+        )
+        .bind(new.key.app.as_str())
+        .bind(new.key.environment.as_str())
+        .bind(new.commit.as_ref().map(CommitId::as_str))
+        .bind(&new.reference)
+        .bind(to_json("trigger", &new.trigger)?)
+        .bind(now_ms())
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(query("queue a deployment"))?;
+        for old in waiting {
+            let reason = format!("deployment {id} is newer");
+            let event = Event::Ended { status: Status::Superseded, reason: Some(reason.clone()) };
+            let recorded = Recorded { seq: 1, at: Timestamp::now(), event };
+            insert_event(&mut tx, DeploymentId(old), &recorded).await?;
+            sqlx::query(
+                "UPDATE deployments SET status = 'superseded', finished_at = ?, exit_code = 1, error = ? WHERE id = ?",
+            )
+            .bind(now_ms())
+            .bind(reason)
+            .bind(old)
+            .execute(&mut *tx)
+            .await
+            .map_err(query("supersede a deployment"))?;
+        }
+        tx.commit().await.map_err(query("queue a deployment"))?;
+        Ok(DeploymentId(id))
+    }
+
+    /// Deployments in a state that is no end, oldest first.
+    pub async fn open_deployments(&self, status: Status) -> Result<Vec<(DeploymentId, EnvironmentKey)>> {
+        let rows = sqlx::query("SELECT id, app, environment FROM deployments WHERE status = ? ORDER BY id")
+            .bind(status.as_str())
+            .fetch_all(&self.read)
+            .await
+            .map_err(query("read deployments"))?;
+        rows.iter().map(|row| Ok((DeploymentId(row.get("id")), key_of(row)?))).collect()
+    }
+
+    /// The deployment that waits in an environment's queue.
+    pub async fn next_queued(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
+        let id: Option<i64> = sqlx::query_scalar(
+            "SELECT max(id) FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_one(&self.read)
+        .await
+        .map_err(query("read the queue"))?;
+        Ok(id.map(DeploymentId))
+    }
+
+    /// The newest deployment of a commit in an environment that says something about it (superseded and skipped ones do not).
+    pub async fn last_of_commit(
+        &self,
+        key: &EnvironmentKey,
+        commit: &CommitId,
+        except: Option<DeploymentId>,
+    ) -> Result<Option<(DeploymentId, Status)>> {
+        let row = sqlx::query(
+            "SELECT id, status FROM deployments
+             WHERE app = ? AND environment = ? AND commit_id = ? AND id <> ? AND status NOT IN ('superseded', 'skipped')
+             ORDER BY id DESC LIMIT 1",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .bind(commit.as_str())
+        .bind(except.map_or(0, |id| id.0))
+        .fetch_optional(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        row.map(|row| Ok((DeploymentId(row.get("id")), parse("status", row.get("status"))?))).transpose()
+    }
+
+    pub async fn deployment(&self, id: DeploymentId) -> Result<Option<DeploymentView>> {
+        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(SELECT);
+        sql.push(" WHERE d.id = ").push_bind(id.0);
+        let row = sql.build().fetch_optional(&self.read).await.map_err(query("read a deployment"))?;
+        match row {
+            Some(row) => self.view(&row).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    pub async fn deployments(&self, filter: &Filter) -> Result<Vec<DeploymentView>> {
+        let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(SELECT);
+        sql.push(" WHERE true");
+        if let Some(app) = &filter.app {
+            sql.push(" AND d.app = ").push_bind(app);
+        }
+        if let Some(environment) = &filter.environment {
+            sql.push(" AND d.environment = ").push_bind(environment);
+        }
+        if let Some(status) = filter.status {
+            sql.push(" AND d.status = ").push_bind(status.as_str());
+        }
+        if let Some(commit) = &filter.commit {
+            sql.push(" AND d.commit_id = ").push_bind(commit.as_str());
+        }
+        if let Some(since) = filter.since {
+            sql.push(" AND d.queued_at >= ").push_bind(since.as_millisecond());
+        }
+        if let Some(before) = filter.before {
+            sql.push(" AND d.id < ").push_bind(before.0);
+        }
+        sql.push(" ORDER BY d.id DESC LIMIT ").push_bind(filter.limit.map_or(-1, i64::from));
+        let rows = sql.build().fetch_all(&self.read).await.map_err(query("read deployments"))?;
+        let mut views = Vec::with_capacity(rows.len());
+        for row in &rows {
+            views.push(self.view(row).await?);
+        }
+        Ok(views)
+    }
+
+    async fn view(&self, row: &SqliteRow) -> Result<DeploymentView> {
+        let id = DeploymentId(row.get("id"));
+        let events = self.events(id, 0).await?;
+        let saga = Saga::replay(events.iter().map(|r| &r.event))?;
+        let key = key_of(row)?;
+        let started_at: Option<i64> = row.get("started_at");
+        let finished_at: Option<i64> = row.get("finished_at");
+        let optional = |column: &'static str| row.get::<Option<String>, _>(column);
+        Ok(DeploymentView {
+            id,
+            app: key.app,
+            environment: key.environment,
+            commit: optional("commit_id").map(|c| parse("commit", &c)).transpose()?,
+            reference: row.get("reference"),
+            trigger: from_json::<Trigger>("trigger", row.get("triggered"))?,
+            status: parse("status", row.get("status"))?,
+            failed_stage: optional("failed_stage").map(|s| parse("stage", &s)).transpose()?,
+            error: optional("error"),
+            exit_code: row
+                .get::<Option<i64>, _>("exit_code")
+                .map(|code| u8::try_from(code).map_err(|e| damaged("exit code")(&e)))
+                .transpose()?,
+            queued_at: time(row.get("queued_at")),
+            started_at: started_at.map(time),
+            finished_at: finished_at.map(time),
+            duration_ms: started_at.map(|from| (finished_at.unwrap_or_else(now_ms) - from).max(0)),
+            stages: stage_views(&saga, &events),
+            image: optional("image"),
+            previous: row.get::<Option<i64>, _>("previous").map(DeploymentId),
+            backup: optional("backup"),
+            live: row.get("live"),
+            subject: optional("subject"),
+            author: optional("author"),
+            log: optional("log"),
+            undone: undone(&events),
+        })
+    }
+}
+
+const SELECT: &str =
+    "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live FROM deployments AS d";
+
+fn key_of(row: &SqliteRow) -> Result<EnvironmentKey> {
+    Ok(EnvironmentKey {
+        app: parse("app", row.get("app"))?,
+        environment: parse("environment", row.get("environment"))?,
+    })
+}
+
+/// The stages as people see them, folded from the events.
+fn stage_views(saga: &Saga, events: &[Recorded]) -> Vec<StageView> {
+    let fresh = |name: Stage| StageView {
+        name,
+        status: saga.stage_status(name),
+        started_at: None,
+        duration_ms: None,
+        output: None,
+        error: None,
+    };
+    let mut views: Vec<StageView> = Stage::ALL.iter().copied().map(fresh).collect();
+    for recorded in events {
+        let Some(view) = recorded.event.stage().and_then(|stage| views.iter_mut().find(|v| v.name == stage)) else {
+            continue;
+        };
+        let took = view.started_at.map(|from| recorded.at.as_millisecond() - from.as_millisecond());
+        match &recorded.event {
+            Event::StepStarted { .. } => view.started_at = Some(recorded.at),
+            Event::StepSucceeded { output, .. } => {
+                (view.duration_ms, view.output) = (took, Some(output.clone()));
+            }
+            Event::StepWarned { output, error, .. } => {
+                (view.duration_ms, view.output, view.error) = (took, Some(output.clone()), Some(error.clone()));
+            }
+            Event::StepFailed { error, .. } => (view.duration_ms, view.error) = (took, Some(error.clone())),
+            Event::StepSkipped { reason, .. } => view.output = Some(serde_json::json!({ "reason": reason })),
+            Event::UndoFailed { error, .. } => view.error = Some(error.clone()),
+            _ => {}
+        }
+    }
+    // A stage that ran when the daemon died has no end of its own.
+    for view in views.iter_mut().filter(|v| v.status == StageStatus::Failed && v.error.is_none()) {
+        view.error = Some("the daemon was stopped while it ran".to_owned());
+    }
+    views
+}
+
+fn undone(events: &[Recorded]) -> Vec<String> {
+    let line = |recorded: &Recorded| match &recorded.event {
+        Event::UndoFinished { stage, summary: Some(summary) } => Some(format!("{stage}: {summary}")),
+        Event::UndoFailed { stage, error } => Some(format!("{stage}: could not be undone: {error}")),
+        _ => None,
+    };
+    events.iter().filter_map(line).collect()
+}
