@@ -4,18 +4,34 @@
 //! process is the one that acts. Doors hold a clone of [`Control`] and never touch Docker, Git or SQL. Reading does
 //! not need the lock: [`Observer`] serves `refit status` with or without a daemon.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs::{File, TryLockError},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Config,
-    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
-    pipeline::journal::Recorded,
-    registry::{Delivery, Outcome, Receipt, Registry, RegistryError},
+    config::{Config, Environment},
+    model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
+    pipeline::{Runtimes, World, journal::Recorded, recover},
+    queue::Queue,
+    registry::{Delivery, Filter, NewDeployment, Outcome, Receipt, Registry, RegistryError},
+    runtime::{
+        docker::{DockerRuntime, Engine},
+        process::ProcessRuntime,
+    },
 };
+
+mod follow;
+mod observe;
+
+pub use observe::Observer;
 
 /// What the binary hands in.
 #[derive(Debug, Clone)]
@@ -167,88 +183,241 @@ pub struct LastDeployment {
 /// The verbs. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Control {
-    config: Arc<Config>,
-    registry: Registry,
+    world: Arc<World>,
+    queue: Arc<Queue>,
+    /// Held while this process acts.
+    lock: Arc<Mutex<Option<File>>>,
+    hurry: CancellationToken,
 }
 
 impl Control {
     /// Takes the lock ([`ControlError::Busy`] if another process has it), opens the registry, recovers, starts the queue.
-    pub async fn start(_config: Arc<Config>, _options: Options) -> Result<Self> {
-        todo!()
+    pub async fn start(config: Arc<Config>, options: Options) -> Result<Self> {
+        Self::start_with(config, options, Mode::Daemon).await
+    }
+
+    /// The same for one command without a daemon: remotes are not asked for other pushes.
+    pub async fn start_in_place(config: Arc<Config>, options: Options) -> Result<Self> {
+        Self::start_with(config, options, Mode::InPlace).await
+    }
+
+    async fn start_with(config: Arc<Config>, options: Options, mode: Mode) -> Result<Self> {
+        let lock = take_lock(&config)?;
+        let registry = Registry::open(&config.server.registry()).await?;
+        let runtimes = runtimes(&config, &options)?;
+        let world = Arc::new(World::new(config, registry, runtimes));
+        recover::recover(&world).await?;
+        let queue = Queue::start(Arc::clone(&world), mode == Mode::Daemon);
+        let lock = Arc::new(Mutex::new(Some(lock)));
+        Ok(Self { world, queue, lock, hurry: CancellationToken::new() })
     }
 
     pub fn config(&self) -> &Arc<Config> {
-        &self.config
+        &self.world.config
     }
 
     pub fn registry(&self) -> &Registry {
-        &self.registry
+        &self.world.registry
     }
 
     /// Writes a push to disk; returns once it is there. Many at once share one commit.
-    pub async fn receive(&self, _delivery: Delivery) -> Result<Receipt> {
-        todo!()
+    pub async fn receive(&self, delivery: Delivery) -> Result<Receipt> {
+        self.queue.receive(delivery).await.map_err(|error| ControlError::Unavailable {
+            message: error.to_string(),
+            hint: Some("look at the daemon's log and at the free disk space".to_owned()),
+        })
     }
 
     /// Waits until the queue has said what becomes of a received push.
-    pub async fn outcome(&self, _receipt: Receipt) -> Result<Vec<Outcome>> {
-        todo!()
+    pub async fn outcome(&self, receipt: Receipt) -> Result<Vec<Outcome>> {
+        let mut ticks = self.world.ticks.subscribe();
+        loop {
+            if let Some(outcomes) = self.world.registry.outcome(receipt.id).await? {
+                return Ok(outcomes);
+            }
+            // The sender lives in `world`, which we hold.
+            let _ = ticks.changed().await;
+        }
     }
 
-    pub async fn deploy(&self, _request: DeployRequest) -> Result<DeploymentId> {
-        todo!()
+    pub async fn deploy(&self, request: DeployRequest) -> Result<DeploymentId> {
+        let environment = self.environment(request.app.as_deref(), request.environment.as_deref())?;
+        let commit = request.reference.as_deref().and_then(|r| r.parse::<CommitId>().ok());
+        let reference = match &request.reference {
+            Some(reference) => checked_reference(reference)?,
+            None => format!("refs/heads/{}", environment.branch),
+        };
+        self.enqueue(&environment, commit, reference, request.trigger, request.no_wait).await
     }
 
-    pub async fn rerun(&self, _request: RerunRequest) -> Result<DeploymentId> {
-        todo!()
+    pub async fn rerun(&self, request: RerunRequest) -> Result<DeploymentId> {
+        let registry = self.registry();
+        let old = match request.id {
+            Some(id) => registry.deployment(id).await?.ok_or_else(|| unknown(id))?,
+            None => {
+                let environment = self.environment(request.app.as_deref(), request.environment.as_deref())?;
+                let filter = Filter {
+                    app: Some(environment.key.app.to_string()),
+                    environment: Some(environment.key.environment.to_string()),
+                    limit: Some(1),
+                    ..Filter::default()
+                };
+                let newest = registry.deployments(&filter).await?.pop();
+                newest.ok_or_else(|| {
+                    let message = format!("{} has no deployment to run again", environment.key);
+                    ControlError::usage(message, "run `refit deploy` for a first one")
+                })?
+            }
+        };
+        let key = EnvironmentKey { app: old.app, environment: old.environment };
+        let environment = self.world.config.by_key(&key).cloned().ok_or_else(|| {
+            ControlError::usage(format!("{key} is no longer in the configuration"), "run `refit check` to see what is")
+        })?;
+        self.enqueue(&environment, old.commit, old.reference, request.trigger, request.no_wait).await
+    }
+
+    async fn enqueue(
+        &self,
+        environment: &Environment,
+        commit: Option<CommitId>,
+        reference: String,
+        trigger: Trigger,
+        no_wait: bool,
+    ) -> Result<DeploymentId> {
+        let key = environment.key.clone();
+        if no_wait {
+            let running = self.registry().open_deployments(Status::Running).await?;
+            if let Some((id, _)) = running.into_iter().find(|(_, k)| *k == key) {
+                return Err(ControlError::Busy {
+                    message: format!("deployment {id} of {key} is running"),
+                    hint: Some(format!("wait for it (`refit logs {id} -f`), or leave out --no-wait")),
+                });
+            }
+        }
+        let id = self.registry().enqueue(&NewDeployment { key: key.clone(), commit, reference, trigger }).await?;
+        self.world.tick();
+        self.queue.wake(&key);
+        Ok(id)
+    }
+
+    fn environment(&self, app: Option<&str>, environment: Option<&str>) -> Result<Arc<Environment>> {
+        self.world.config.environment(app, environment).cloned().map_err(|error| ControlError::Usage {
+            message: error.to_string(),
+            hint: Some("name it with --app and --env".to_owned()),
+        })
     }
 
     /// Asks a queued or running deployment to stop; it undoes what it did. Returns at once.
-    pub async fn cancel(&self, _id: DeploymentId, _by: &str) -> Result<()> {
-        todo!()
+    pub async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()> {
+        let view = self.registry().deployment(id).await?.ok_or_else(|| unknown(id))?;
+        if view.status.is_end() {
+            let message = format!("deployment {id} has ended already ({})", view.status);
+            return Err(ControlError::usage(message, format!("`refit show {id}` tells how")));
+        }
+        let key = EnvironmentKey { app: view.app, environment: view.environment };
+        if self.queue.cancel(&key, id, by) {
+            return Ok(());
+        }
+        Err(ControlError::usage(format!("{key} is no longer in the configuration"), "restart the daemon to recover it"))
     }
 
     /// The journal from after `seq` on, live, closing with `End`.
-    pub fn follow(&self, _id: DeploymentId, _after: i64) -> BoxStream<'static, Result<Update>> {
-        todo!()
+    pub fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>> {
+        follow::follow(self.registry().clone(), self.world.ticks.subscribe(), id, after)
     }
 
     pub async fn health(&self) -> Health {
-        todo!()
+        self.observer().health().await
     }
 
     pub async fn status(&self) -> Result<Vec<EnvironmentStatus>> {
-        todo!()
+        self.observer().status().await
+    }
+
+    fn observer(&self) -> Observer {
+        Observer::of(
+            Arc::clone(&self.world.config),
+            Some(self.world.registry.clone()),
+            self.world.runtimes.clone(),
+        )
     }
 
     /// Takes no new work, lets running deployments finish within `grace`, then cancels and undoes them, and lets go of the lock.
-    pub async fn shutdown(&self, _grace: Duration) {
-        todo!()
+    pub async fn shutdown(&self, grace: Duration) {
+        self.queue.close();
+        tokio::select! {
+            () = self.queue.idle() => {}
+            () = async {
+                tokio::select! {
+                    () = tokio::time::sleep(grace) => {}
+                    () = self.hurry.cancelled() => {}
+                }
+                self.queue.cancel_all("the daemon, which is stopping").await;
+                self.queue.idle().await;
+            } => {}
+        }
+        self.queue.stop().await;
+        self.registry().close().await;
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Cancels what [`shutdown`](Self::shutdown) waits for: the second SIGTERM.
     pub fn hurry(&self) {
-        todo!()
+        self.hurry.cancel();
     }
 }
 
-/// Reads without the lock: what reading commands use.
-#[derive(Debug, Clone)]
-pub struct Observer {
-    _config: Arc<Config>,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    Daemon,
+    InPlace,
 }
 
-impl Observer {
-    /// `registry`: `None` while nothing was ever deployed.
-    pub fn new(_config: Arc<Config>, _registry: Option<Registry>, _options: &Options) -> Self {
-        todo!()
+/// One process acts on a state directory. The lock goes with the process, however it ends.
+fn take_lock(config: &Config) -> Result<File> {
+    let path = config.server.lock();
+    let unavailable = |error: &dyn std::fmt::Display| ControlError::Unavailable {
+        message: format!("the lock {} cannot be taken: {error}", path.display()),
+        hint: Some("check who owns the state directory and whether its disk is writable".to_owned()),
+    };
+    crate::files::make_private_dir(&config.server.state_dir).map_err(|e| unavailable(&e))?;
+    let mut options = File::options();
+    let file = options.create(true).truncate(false).write(true).open(&path).map_err(|e| unavailable(&e))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(ControlError::Busy {
+            message: format!("another refit works in {}", config.server.state_dir.display()),
+            hint: Some("is a daemon or a `refit deploy` running? `refit status` shows what it does".to_owned()),
+        }),
+        Err(TryLockError::Error(error)) => Err(unavailable(&error)),
     }
+}
 
-    pub async fn status(&self) -> Result<Vec<EnvironmentStatus>> {
-        todo!()
-    }
+/// The runtimes of this machine. Docker is connected to when it is first needed.
+fn runtimes(config: &Config, options: &Options) -> Result<Runtimes> {
+    let engine = Engine::connect(options.docker_host.as_deref()).map_err(|error| ControlError::Unavailable {
+        message: error.to_string(),
+        hint: Some("check DOCKER_HOST".to_owned()),
+    })?;
+    let process = ProcessRuntime::new(config.server.state_dir.join("process"), options.program.clone());
+    Ok(Runtimes {
+        docker: Arc::new(DockerRuntime::new(engine.clone())),
+        process: Arc::new(process),
+        containers: Arc::new(engine),
+    })
+}
 
-    pub async fn health(&self) -> Health {
-        todo!()
+/// What a person may name: no leading `-`, nothing that Git would read as more than a name.
+fn checked_reference(reference: &str) -> Result<String> {
+    let bare = reference.strip_prefix("refs/heads/").or(reference.strip_prefix("refs/tags/")).unwrap_or(reference);
+    match bare.parse::<Branch>() {
+        Ok(_) => Ok(reference.to_owned()),
+        Err(error) => {
+            Err(ControlError::usage(error.to_string(), "name a branch, a tag, or a commit by its hexadecimal id"))
+        }
     }
+}
+
+fn unknown(id: DeploymentId) -> ControlError {
+    ControlError::usage(format!("there is no deployment {id}"), "`refit history` lists them")
 }

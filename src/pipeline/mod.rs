@@ -1,2 +1,117 @@
-//! Pipeline. (skeleton)
+//! The pipeline: a deployment from its first event to its last.
+//!
+//! - [`journal`] says what may happen next. [`run`] drives a deployment forward, and backwards when something fails; [`recover`] decides
+//!   what becomes of one whose process died, and then drives it with the same code.
+//! - [`stages`] does the work: one file a stage, each with the input and output that it records.
+//! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
+//!   exit code and words.
+//!
+//! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::sync::watch;
+
+use crate::{
+    config::{Config, Environment, RuntimeKind},
+    git::Mirror,
+    model::Name,
+    registry::Registry,
+    runtime::{ContainerExec, Runtime},
+};
+
+pub mod checks;
+pub mod health;
 pub mod journal;
+pub mod outcome;
+pub mod preflight;
+pub mod recover;
+pub mod run;
+pub mod stages;
+
+/// The runtimes of this machine.
+#[derive(Debug, Clone)]
+pub struct Runtimes {
+    pub docker: Arc<dyn Runtime>,
+    pub process: Arc<dyn Runtime>,
+    /// For databases in containers, whichever runtime the app uses.
+    pub containers: Arc<dyn ContainerExec>,
+}
+
+impl Runtimes {
+    pub fn of(&self, kind: RuntimeKind) -> &Arc<dyn Runtime> {
+        match kind {
+            RuntimeKind::Docker => &self.docker,
+            RuntimeKind::Process => &self.process,
+        }
+    }
+}
+
+/// What the pipeline works with. One for the whole daemon.
+#[derive(Debug)]
+pub struct World {
+    pub config: Arc<Config>,
+    pub registry: Registry,
+    pub runtimes: Runtimes,
+    /// Goes up with every event that was recorded: followers wait on it.
+    pub ticks: watch::Sender<u64>,
+    http: reqwest::Client,
+    mirrors: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<Mirror>>>>,
+}
+
+impl World {
+    pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes) -> Self {
+        Self {
+            config,
+            registry,
+            runtimes,
+            ticks: watch::Sender::new(0),
+            http: checks::client(),
+            mirrors: Mutex::default(),
+        }
+    }
+
+    pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {
+        self.runtimes.of(environment.start.runtime)
+    }
+
+    /// The client of probes and checks: follows no redirects, uses no proxy.
+    pub fn http(&self) -> &reqwest::Client {
+        &self.http
+    }
+
+    /// An app's mirror. Hold the lock while fetching: two environments of one app share it.
+    pub fn mirror(&self, environment: &Environment) -> Arc<tokio::sync::Mutex<Mirror>> {
+        let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
+        let app = &environment.key.app;
+        let make = || Arc::new(tokio::sync::Mutex::new(self.mirror_of(environment)));
+        Arc::clone(mirrors.entry(app.clone()).or_insert_with(make))
+    }
+
+    /// The same mirror without the lock, for what does not change it.
+    pub fn mirror_of(&self, environment: &Environment) -> Mirror {
+        let dir = self.config.server.state_dir.join("git").join(format!("{}.git", environment.key.app));
+        Mirror::new(dir, environment.repository.clone())
+    }
+
+    /// Tells followers that something was recorded.
+    pub fn tick(&self) {
+        self.ticks.send_modify(|n| *n += 1);
+    }
+
+    /// Where a release's settled environment is kept: see `stages::tag`.
+    pub fn release_dir(&self, environment: &Environment, deployment: crate::model::DeploymentId) -> PathBuf {
+        let key = &environment.key;
+        self.config
+            .server
+            .state_dir
+            .join("releases")
+            .join(key.app.as_str())
+            .join(key.environment.as_str())
+            .join(deployment.to_string())
+    }
+}

@@ -1,1 +1,249 @@
-//! Queue. (skeleton)
+//! From deliveries to deployments, and from deployments to runs.
+//!
+//! Three kinds of task, all fed from the registry so that a crash loses nothing:
+//!
+//! - one *inbox writer* turns many waiting deliveries into one commit ([`inbox`]);
+//! - one *settler* reads what the inbox holds and queues a deployment for each environment that follows the branch;
+//! - one *worker* an environment runs what waits there, one at a time, the newest first (older ones are superseded when a newer one is
+//!   queued). It owns the environment's state: a cancel request is a message to it.
+//!
+//! And a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]).
+
+use std::{collections::HashMap, sync::Arc};
+
+use tokio::{
+    sync::{Notify, mpsc, oneshot, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Environment,
+    model::{DeploymentId, EnvironmentKey, Status},
+    pipeline::{World, journal::{Event, Phase}, outcome, recover, run, stages::retire},
+    registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
+};
+
+mod inbox;
+mod reconcile;
+
+/// Deliveries that may wait for the disk; beyond that the door waits, and with it the sender.
+const INBOX_DEPTH: usize = 4096;
+
+/// Between two attempts to recover a deployment whose journal could not be written.
+const RECOVERY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A message to an environment's worker.
+#[derive(Debug)]
+enum Command {
+    /// Something was queued.
+    Wake,
+    Cancel { id: DeploymentId, by: String },
+}
+
+/// The handle that `control` holds.
+#[derive(Debug)]
+pub struct Queue {
+    world: Arc<World>,
+    inbox: mpsc::Sender<inbox::Waiting>,
+    workers: HashMap<EnvironmentKey, mpsc::UnboundedSender<Command>>,
+    /// Deployments that run now.
+    active: watch::Sender<usize>,
+    /// No new work.
+    closing: CancellationToken,
+    tasks: tokio::sync::Mutex<JoinSet<()>>,
+}
+
+impl Queue {
+    /// Starts the tasks. What was queued before the last stop is taken up.
+    pub fn start(world: Arc<World>, reconcile: bool) -> Arc<Self> {
+        let (inbox_in, inbox_out) = mpsc::channel(INBOX_DEPTH);
+        let closing = CancellationToken::new();
+        let active = watch::Sender::new(0);
+        let mut tasks = JoinSet::new();
+        let mut workers = HashMap::new();
+        for app in &world.config.apps {
+            for environment in &app.environments {
+                let (commands_in, commands) = mpsc::unbounded_channel();
+                workers.insert(environment.key.clone(), commands_in);
+                let worker = Worker {
+                    world: Arc::clone(&world),
+                    environment: Arc::clone(environment),
+                    active: active.clone(),
+                    closing: closing.clone(),
+                };
+                tasks.spawn(worker.work(commands));
+            }
+        }
+        let settle = Arc::new(Notify::new());
+        let writer = inbox::write(world.registry.clone(), inbox_out, Arc::clone(&settle));
+        tasks.spawn(writer);
+        let queue = Arc::new(Self { world, inbox: inbox_in, workers, active, closing, tasks: tasks.into() });
+        if let Ok(mut tasks) = queue.tasks.try_lock() {
+            tasks.spawn(inbox::settle(Arc::downgrade(&queue), settle, queue.closing.clone()));
+            if reconcile {
+                tasks.spawn(reconcile::watch(Arc::downgrade(&queue), queue.closing.clone()));
+            }
+        }
+        queue.workers.values().for_each(|worker| drop(worker.send(Command::Wake)));
+        queue
+    }
+
+    /// Writes a delivery; returns once it is on disk.
+    pub async fn receive(&self, delivery: Delivery) -> Result<Receipt, Arc<RegistryError>> {
+        let (reply, answer) = oneshot::channel();
+        let gone = || Arc::new(RegistryError::Damaged { what: "inbox", why: "the daemon is stopping".to_owned() });
+        self.inbox.send(inbox::Waiting { delivery, reply }).await.map_err(|_| gone())?;
+        answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Tells an environment's worker that something waits for it.
+    pub fn wake(&self, key: &EnvironmentKey) {
+        if let Some(worker) = self.workers.get(key) {
+            // A worker that is gone means that we are closing; what is queued waits for the next start.
+            let _ = worker.send(Command::Wake);
+        }
+    }
+
+    /// Asks the worker to cancel; `false` where nobody works on that environment.
+    pub fn cancel(&self, key: &EnvironmentKey, id: DeploymentId, by: &str) -> bool {
+        let command = Command::Cancel { id, by: by.to_owned() };
+        self.workers.get(key).is_some_and(|worker| worker.send(command).is_ok())
+    }
+
+    /// Takes no new work. Running deployments go on.
+    pub fn close(&self) {
+        self.closing.cancel();
+    }
+
+    /// Waits until no deployment runs.
+    pub async fn idle(&self) {
+        let mut active = self.active.subscribe();
+        // The sender lives as long as `self`.
+        let _ = active.wait_for(|running| *running == 0).await;
+    }
+
+    /// Cancels everything that runs: it is undone.
+    pub async fn cancel_all(&self, by: &str) {
+        for (id, key) in self.world.registry.open_deployments(Status::Running).await.unwrap_or_default() {
+            self.cancel(&key, id, by);
+        }
+    }
+
+    /// Ends the tasks; call after [`idle`](Self::idle).
+    pub async fn stop(&self) {
+        self.close();
+        self.tasks.lock().await.shutdown().await;
+    }
+}
+
+/// Runs one environment's deployments, one at a time.
+#[derive(Debug)]
+struct Worker {
+    world: Arc<World>,
+    environment: Arc<Environment>,
+    active: watch::Sender<usize>,
+    closing: CancellationToken,
+}
+
+impl Worker {
+    async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>) {
+        loop {
+            let command = tokio::select! {
+                () = self.closing.cancelled() => return,
+                command = commands.recv() => command,
+            };
+            match command {
+                None => return,
+                Some(Command::Wake) => self.run_all(&mut commands).await,
+                Some(Command::Cancel { id, by }) => self.cancel_queued(id, &by).await,
+            }
+        }
+    }
+
+    async fn run_all(&self, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        while !self.closing.is_cancelled() {
+            let id = match self.world.registry.next_queued(&self.environment.key).await {
+                Ok(Some(id)) => id,
+                Ok(None) => return,
+                Err(error) => {
+                    tracing::error!(environment = %self.environment.key, %error, "the queue cannot be read");
+                    return;
+                }
+            };
+            self.active.send_modify(|n| *n += 1);
+            let result = self.run_one(id, commands).await;
+            self.active.send_modify(|n| *n -= 1);
+            match result {
+                Ok(status) => tracing::info!(deployment = id.0, environment = %self.environment.key, %status, "ended"),
+                // The journal could not be written (a full disk, say): going on would act without a record.
+                Err(error) => {
+                    tracing::error!(deployment = id.0, environment = %self.environment.key, %error, "cannot go on");
+                    self.recover(id).await;
+                }
+            }
+        }
+    }
+
+    /// Runs a deployment while listening for its cancellation.
+    async fn run_one(
+        &self,
+        id: DeploymentId,
+        commands: &mut mpsc::UnboundedReceiver<Command>,
+    ) -> Result<Status, RegistryError> {
+        let (cancel, cancels) = mpsc::channel(4);
+        let run = run::run(Arc::clone(&self.world), Arc::clone(&self.environment), id, cancels);
+        let mut run = std::pin::pin!(run);
+        let status = loop {
+            tokio::select! {
+                result = &mut run => break result?,
+                command = commands.recv() => match command {
+                    Some(Command::Cancel { id: wanted, by }) if wanted == id => drop(cancel.try_send(by)),
+                    Some(Command::Cancel { id: other, by }) => self.cancel_queued(other, &by).await,
+                    // What was queued meanwhile is looked for after this one.
+                    Some(Command::Wake) => {}
+                    None => break run.await?,
+                },
+            }
+        };
+        if status == Status::Succeeded {
+            retire::retire_old(&self.world, &self.environment).await;
+        }
+        Ok(status)
+    }
+
+    /// Tries until the journal can be written again; then the deployment is undone like one whose process died.
+    async fn recover(&self, id: DeploymentId) {
+        while !self.closing.is_cancelled() {
+            tokio::select! {
+                () = tokio::time::sleep(RECOVERY_PAUSE) => {}
+                () = self.closing.cancelled() => return,
+            }
+            match recover::recover_one(&self.world, id, self.environment.key.clone()).await {
+                Ok(_) => return,
+                Err(error) => tracing::error!(deployment = id.0, %error, "cannot be recovered yet"),
+            }
+        }
+    }
+
+    async fn cancel_queued(&self, id: DeploymentId, by: &str) {
+        let registry = &self.world.registry;
+        let result: Result<(), RegistryError> = async {
+            let (saga, seq) = registry.saga(id).await?;
+            if saga.phase != Phase::Queued {
+                return Ok(());
+            }
+            let reason = format!("cancelled by {by} while it waited");
+            let event = Event::Ended { status: Status::Cancelled, reason: Some(reason.clone()) };
+            let exit_code = outcome::exit::CANCELLED;
+            let end = End { failed_stage: None, error: Some(reason), exit_code, live: None };
+            registry.append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None }).await?;
+            Ok(())
+        }
+        .await;
+        if let Err(error) = result {
+            tracing::warn!(deployment = id.0, %error, "could not be cancelled in the queue");
+        }
+        self.world.tick();
+    }
+}

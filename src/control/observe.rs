@@ -1,0 +1,185 @@
+//! Reading the state of the world without the lock: `refit status`, `/_deploy/status`, `/_deploy/health`.
+
+use std::{sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options, Result, ServiceStatus,
+};
+use crate::{
+    config::{BackupSource, Config, Environment, RuntimeKind},
+    model::{DeploymentView, Stage, Status},
+    pipeline::Runtimes,
+    registry::{Filter, Registry, Release},
+    runtime::{InstanceState, RuntimeError},
+};
+
+/// A runtime that takes longer is shown as unknown: a status must not hang with the thing it reports on.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Deployments looked through for the last schema version.
+const LOOK_BACK: u32 = 20;
+
+/// Reads without the lock: what reading commands use.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    config: Arc<Config>,
+    registry: Option<Registry>,
+    runtimes: Runtimes,
+}
+
+impl Observer {
+    /// `registry`: `None` while nothing was ever deployed.
+    pub fn new(config: Arc<Config>, registry: Option<Registry>, options: &Options) -> Result<Self> {
+        let runtimes = super::runtimes(&config, options)?;
+        Ok(Self::of(config, registry, runtimes))
+    }
+
+    pub(super) fn of(config: Arc<Config>, registry: Option<Registry>, runtimes: Runtimes) -> Self {
+        Self { config, registry, runtimes }
+    }
+
+    pub async fn health(&self) -> Health {
+        let store = match &self.registry {
+            Some(registry) => registry.ping().await.map_or_else(|e| e.to_string(), |()| "ok".to_owned()),
+            None => "ok".to_owned(),
+        };
+        let needed = self.environments().any(|e| e.start.runtime == RuntimeKind::Docker);
+        let docker = match needed {
+            false => "unused".to_owned(),
+            true => match tokio::time::timeout(PATIENCE, self.runtimes.docker.check()).await {
+                Ok(Ok(_)) => "ok".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "does not answer".to_owned(),
+            },
+        };
+        let good = store == "ok" && (docker == "ok" || docker == "unused");
+        Health {
+            status: if good { "ok" } else { "unavailable" }.to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            store,
+            docker,
+        }
+    }
+
+    /// Every configured environment, in the order of the configuration.
+    pub async fn status(&self) -> Result<Vec<EnvironmentStatus>> {
+        let mut all = Vec::new();
+        for environment in self.environments() {
+            all.push(self.environment(environment).await?);
+        }
+        Ok(all)
+    }
+
+    fn environments(&self) -> impl Iterator<Item = &Arc<Environment>> {
+        self.config.apps.iter().flat_map(|app| &app.environments)
+    }
+
+    async fn environment(&self, environment: &Environment) -> Result<EnvironmentStatus> {
+        let mut recent = Vec::new();
+        let mut live = None;
+        if let Some(registry) = &self.registry {
+            let filter = Filter {
+                app: Some(environment.key.app.to_string()),
+                environment: Some(environment.key.environment.to_string()),
+                limit: Some(LOOK_BACK),
+                ..Filter::default()
+            };
+            recent = registry.deployments(&filter).await?;
+            live = registry.live(&environment.key).await?;
+        }
+        let service = self.service(environment, live.as_ref()).await;
+        let live = match (live, &self.registry) {
+            (Some(release), Some(registry)) => {
+                let view = registry.deployment(release.deployment).await?;
+                Some(LiveStatus {
+                    deployment: release.deployment,
+                    commit: release.commit,
+                    subject: view.and_then(|v| v.subject),
+                    version: release.artefact_name,
+                    image: release.artefact,
+                    deployed_at: release.live_since,
+                })
+            }
+            _ => None,
+        };
+        let newest = |wanted: Status| recent.iter().find(|d| d.status == wanted).map(|d| d.id);
+        let last = recent.iter().find(|d| d.status.is_end() && d.status != Status::Superseded);
+        Ok(EnvironmentStatus {
+            key: environment.key.clone(),
+            branch: environment.branch.to_string(),
+            port: environment.port,
+            runtime: environment.start.runtime.as_str().to_owned(),
+            live,
+            service,
+            databases: self.databases(environment).await,
+            migrations: recent.iter().find_map(schema_version),
+            running: newest(Status::Running),
+            queued: newest(Status::Queued),
+            last: last.map(|d| LastDeployment {
+                id: d.id,
+                status: d.status,
+                error: d.error.clone(),
+                finished_at: d.finished_at,
+            }),
+        })
+    }
+
+    async fn service(&self, environment: &Environment, live: Option<&Release>) -> ServiceStatus {
+        let plain = |state: &str, detail: Option<String>, restarts| ServiceStatus {
+            state: state.to_owned(),
+            detail,
+            restarts,
+        };
+        let Some(release) = live else { return plain("none", Some("nothing was deployed yet".to_owned()), 0) };
+        let runtime = self.runtimes.of(environment.start.runtime);
+        let state = tokio::time::timeout(PATIENCE, runtime.inspect(&release.instance)).await;
+        let state = state.unwrap_or_else(|_| Err(RuntimeError::failed("asking the runtime", "it does not answer")));
+        match state {
+            Ok(InstanceState::Running { address, restarts, .. }) => {
+                plain("running", address.map(|a| a.to_string()), restarts)
+            }
+            Ok(InstanceState::Restarting { restarts, code }) => {
+                plain("restarting", Some(format!("last exit code {code}")), restarts)
+            }
+            Ok(InstanceState::Exited { code, out_of_memory }) => {
+                let why = if out_of_memory { "out of memory".to_owned() } else { format!("exit code {code}") };
+                plain("exited", Some(why), 0)
+            }
+            Ok(InstanceState::Created) => plain("created", None, 0),
+            Ok(InstanceState::Missing) => plain("missing", Some(format!("{} is gone", release.instance.name)), 0),
+            Err(error) => plain("unknown", Some(error.to_string()), 0),
+        }
+    }
+
+    async fn databases(&self, environment: &Environment) -> Vec<DatabaseStatus> {
+        let mut all = Vec::new();
+        for backup in &environment.backups {
+            let state = match &backup.source {
+                BackupSource::Postgres { container, .. } => {
+                    match tokio::time::timeout(PATIENCE, self.runtimes.docker.is_running(container)).await {
+                        Ok(Ok(true)) => "running",
+                        Ok(Ok(false)) => "stopped",
+                        _ => "unknown",
+                    }
+                }
+                BackupSource::Sqlite { path } if path.exists() => "present",
+                BackupSource::Sqlite { .. } => "missing",
+            };
+            all.push(DatabaseStatus { name: backup.name.to_string(), state: state.to_owned() });
+        }
+        all
+    }
+}
+
+fn schema_version(deployment: &DeploymentView) -> Option<String> {
+    let stage = deployment.stages.iter().find(|s| s.name == Stage::Migrate)?;
+    stage.output.as_ref()?.get("after").and_then(Value::as_str).map(str::to_owned)
+}
+
+impl From<RuntimeError> for ControlError {
+    fn from(error: RuntimeError) -> Self {
+        Self::Unavailable { message: error.to_string(), hint: None }
+    }
+}

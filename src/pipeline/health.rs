@@ -1,0 +1,151 @@
+//! Judging a candidate: N good probes in a row within a deadline, and no exit or restart meanwhile.
+//!
+//! Nothing is waited for blindly. Until the first good answer the probing is fast and slows down towards `interval`, so that a quick app
+//! is found healthy at once and a slow one is not hammered. Before each probe the runtime is asked whether the
+//! instance still runs: an exit or a restart fails at once, long before the deadline.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    config::{Environment, Probe},
+    pipeline::{journal::FailureKind, stages::StageFailure},
+    runtime::{Instance, InstanceState, Job, Runtime},
+};
+
+/// The first pause between probes; doubled up to `health.interval`.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// A candidate that passed.
+#[derive(Debug, Clone, Copy)]
+pub struct Healthy {
+    /// When the first of the good answers in a row came.
+    pub first_answer: Instant,
+}
+
+/// Probes until the instance is healthy, ends, or the deadline (counted from `started`) is over.
+pub async fn judge(
+    runtime: &dyn Runtime,
+    http: &reqwest::Client,
+    environment: &Environment,
+    instance: &Instance,
+    started: Instant,
+    job: &Job,
+) -> Result<Healthy, StageFailure> {
+    let health = &environment.start.health;
+    let mut pause = FIRST_PAUSE.min(health.interval);
+    let mut good = 0;
+    let mut first_answer = started;
+    let mut last_error = "it was never probed".to_owned();
+    let mut logged = String::new();
+    loop {
+        let (address, image_health) = alive(runtime, instance).await?;
+        match probe(runtime, http, environment, instance, address, image_health, started).await {
+            Ok(()) => {
+                if good == 0 {
+                    first_answer = Instant::now();
+                }
+                good += 1;
+                if good >= health.successes {
+                    return Ok(Healthy { first_answer });
+                }
+                pause = health.interval;
+            }
+            Err(why) => {
+                good = 0;
+                if why != logged {
+                    job.log.line(format!("not healthy yet: {why}"));
+                    logged.clone_from(&why);
+                }
+                last_error = why;
+            }
+        }
+        if started.elapsed() + pause > health.deadline {
+            return Err(StageFailure {
+                kind: FailureKind::TimedOut,
+                message: format!(
+                    "{} was not healthy within {:?} (`start.health.deadline`): {last_error}",
+                    instance.name, health.deadline
+                ),
+            });
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = job.cancel.cancelled() => return Err(StageFailure::cancelled()),
+        }
+        if good == 0 {
+            pause = (pause * 2).min(health.interval);
+        }
+    }
+}
+
+/// The address and the image's own verdict of an instance that runs and never restarted.
+async fn alive(runtime: &dyn Runtime, instance: &Instance) -> Result<(Option<SocketAddr>, Option<bool>), StageFailure> {
+    let name = &instance.name;
+    let why = match runtime.inspect(instance).await? {
+        InstanceState::Running { address, restarts: 0, health } => return Ok((address, health)),
+        InstanceState::Running { restarts, .. } => format!("{name} ended and was restarted {restarts} times"),
+        InstanceState::Restarting { restarts, code } => {
+            format!("{name} exited with code {code} and is in a restart loop ({restarts} restarts)")
+        }
+        InstanceState::Exited { out_of_memory: true, .. } => {
+            format!("{name} was killed for using too much memory: raise `start.memory` or mend the app")
+        }
+        InstanceState::Exited { code, .. } => format!("{name} exited with code {code}"),
+        InstanceState::Created => format!("{name} was not started"),
+        InstanceState::Missing => format!("{name} is gone"),
+    };
+    Err(StageFailure::failed(why))
+}
+
+async fn probe(
+    runtime: &dyn Runtime,
+    http: &reqwest::Client,
+    environment: &Environment,
+    instance: &Instance,
+    address: Option<SocketAddr>,
+    image_health: Option<bool>,
+    started: Instant,
+) -> Result<(), String> {
+    let health = &environment.start.health;
+    let address = || address.ok_or_else(|| "it has no port that this host can reach".to_owned());
+    match &health.probe {
+        Probe::Http { path } => {
+            let url = format!("http://{}{path}", address()?);
+            let answer = http.get(&url).timeout(health.timeout).send().await;
+            let status = answer.map_err(|e| format!("GET {path}: {}", super::checks::http_error(&e)))?.status();
+            if status.is_success() || status.is_redirection() {
+                Ok(())
+            } else {
+                Err(format!("GET {path} answered {status}"))
+            }
+        }
+        Probe::Tcp => {
+            let address = address()?;
+            let port = address.port();
+            match tokio::time::timeout(health.timeout, TcpStream::connect(address)).await {
+                Ok(Ok(_)) => Ok(()),
+                Ok(Err(error)) => Err(format!("connecting to port {port}: {error}")),
+                Err(_) => Err(format!("connecting to port {port} took too long")),
+            }
+        }
+        Probe::Exec { command } => {
+            let done = runtime.exec(instance, command, health.timeout).await.map_err(|e| e.to_string())?;
+            match done.code {
+                0 => Ok(()),
+                code => Err(format!("`{}` exited with code {code}", command.join(" "))),
+            }
+        }
+        Probe::Image => match image_health {
+            Some(true) => Ok(()),
+            Some(false) => Err("the image's HEALTHCHECK says unhealthy".to_owned()),
+            None => Err("the image's HEALTHCHECK has not answered (has the image one?)".to_owned()),
+        },
+        Probe::Running if started.elapsed() >= health.settle => Ok(()),
+        Probe::Running => Err(format!("waiting for it to have run {:?}", health.settle)),
+    }
+}

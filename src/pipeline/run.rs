@@ -1,0 +1,364 @@
+//! Driving one deployment, by one task that owns its state.
+//!
+//! [`Runner`] keeps the [`Saga`] and appends to the journal; stages run as tasks of their own and only send back how they ended. So
+//! there is one writer, and what is in memory is what is on disk. The loop is: start what is ready, wait for an end or a cancel
+//! request, record it, again; then, if something failed, the same backwards, one stage at a time; then the end.
+//!
+//! If the journal itself cannot be written (disk full, file gone) nothing more is begun: the error goes up, and the next
+//! start recovers from what was written last.
+
+use std::{future::pending, sync::Arc};
+
+use serde_json::Value;
+use tokio::{sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    World, health,
+    journal::{Event, FailureKind, Phase, Recorded, Saga},
+    outcome, preflight,
+    stages::{self, Done, Progress, StageFailure, Step},
+};
+use crate::{
+    config::Environment,
+    log::{DeploymentLog, StageLog},
+    model::{DeploymentId, Stage, Status},
+    registry::{End, Entry, Facts, NewMessage, RegistryError, Release},
+    runtime::Job,
+};
+
+/// Runs a queued deployment to its end. `cancels` brings the names of those who ask to cancel it.
+pub async fn run(
+    world: Arc<World>,
+    environment: Arc<Environment>,
+    id: DeploymentId,
+    cancels: mpsc::Receiver<String>,
+) -> Result<Status, RegistryError> {
+    let mut runner = Runner::open(world, environment, id).await?;
+    runner.forward(cancels).await?;
+    runner.backward().await?;
+    runner.finish().await
+}
+
+/// Takes up a deployment whose process died, as `recover::plan` decided.
+pub async fn resume(
+    world: Arc<World>,
+    environment: Arc<Environment>,
+    id: DeploymentId,
+    plan: super::recover::Plan,
+) -> Result<Status, RegistryError> {
+    let mut runner = Runner::open(world, environment, id).await?;
+    if plan == super::recover::Plan::Finish && runner.still_healthy().await {
+        return runner.finish().await;
+    }
+    runner.record(Event::Interrupted).await?;
+    runner.backward().await?;
+    runner.finish().await
+}
+
+/// One deployment while it is driven.
+#[derive(Debug)]
+struct Runner {
+    world: Arc<World>,
+    environment: Arc<Environment>,
+    id: DeploymentId,
+    saga: Saga,
+    events: Vec<Recorded>,
+    progress: Progress,
+    log: DeploymentLog,
+    log_name: String,
+    /// Why the rules say that there is nothing to deploy.
+    skip: Option<String>,
+}
+
+/// How a stage's task ended.
+struct Ended {
+    stage: Stage,
+    result: Result<Done, StageFailure>,
+    tail: Vec<String>,
+}
+
+impl Runner {
+    async fn open(world: Arc<World>, environment: Arc<Environment>, id: DeploymentId) -> Result<Self, RegistryError> {
+        let view = world.registry.deployment(id).await?.ok_or(RegistryError::Damaged {
+            what: "deployment",
+            why: format!("{id} is not there"),
+        })?;
+        let events = world.registry.events(id, 0).await?;
+        let saga = Saga::replay(events.iter().map(|r| &r.event))?;
+        let previous = match saga.phase {
+            Phase::Queued => world.registry.live(&environment.key).await?,
+            // What was live when it began is still what `live` says: it moves only with the end.
+            _ => world.registry.live(&environment.key).await?.filter(|r| Some(r.deployment) == saga.previous),
+        };
+        let mut progress = Progress {
+            requested: view.commit.clone(),
+            reference: view.reference.clone(),
+            explicit: view.trigger.kind.is_explicit(),
+            previous,
+            ..Progress::default()
+        };
+        for recorded in &events {
+            if let Event::StepSucceeded { stage, output } | Event::StepWarned { stage, output, .. } = &recorded.event {
+                // A record that cannot be read matters only to a step that needs it, which then says so.
+                let _ = stages::learn(*stage, output, &mut progress);
+            }
+        }
+        let log_name = view.log.clone().unwrap_or_else(|| {
+            let at = view.queued_at.strftime("%Y-%m-%d_%H-%M-%S");
+            format!("deployment_{at}_{id}.log")
+        });
+        let path = world.config.server.logs_dir.join(&log_name);
+        let redactor = world.config.redactor.clone();
+        let log = DeploymentLog::open(&path, redactor.clone()).unwrap_or_else(|error| {
+            tracing::error!(deployment = id.0, path = %path.display(), %error, "the log cannot be written");
+            DeploymentLog::discard(redactor)
+        });
+        Ok(Self { world, environment, id, saga, events, progress, log, log_name, skip: None })
+    }
+
+    async fn record(&mut self, entry: impl Into<Entry>) -> Result<(), RegistryError> {
+        let seq = self.events.last().map_or(0, |r| r.seq);
+        let (saga, recorded) = self.world.registry.append(self.id, &self.saga, seq, &entry.into()).await?;
+        self.saga = saga;
+        self.events.push(recorded);
+        self.world.tick();
+        Ok(())
+    }
+
+    fn step(&self, log: StageLog, cancel: CancellationToken) -> Step {
+        Step {
+            world: Arc::clone(&self.world),
+            environment: Arc::clone(&self.environment),
+            deployment: self.id,
+            job: Job { log, cancel },
+        }
+    }
+
+    async fn forward(&mut self, mut cancels: mpsc::Receiver<String>) -> Result<(), RegistryError> {
+        let previous = self.progress.previous.as_ref().map(|release| release.deployment);
+        let facts = Facts { log: Some(self.log_name.clone()), ..Facts::default() };
+        self.record(Entry { facts, ..Event::Begun { previous }.into() }).await?;
+        let log = self.log.section("refit");
+        log.line(format!("deployment {} of {} ({})", self.id, self.environment.key, self.progress.reference));
+        if let Err(failure) = preflight::check(&self.world, &self.environment).await {
+            log.line(&failure.message);
+            return self.end_before_it_began(failure).await;
+        }
+        let cancel = CancellationToken::new();
+        let mut running: JoinSet<Ended> = JoinSet::new();
+        loop {
+            if self.skip.is_none() {
+                self.start_ready(&mut running, &cancel).await?;
+            }
+            if running.is_empty() {
+                return Ok(());
+            }
+            tokio::select! {
+                ended = running.join_next() => {
+                    // A stage that panicked is a bug; what it was is in the journal as started, and is undone.
+                    if let Some(Ok(ended)) = ended {
+                        self.take_end(ended, &cancel).await?;
+                    } else {
+                        self.record(Event::Interrupted).await?;
+                        cancel.cancel();
+                    }
+                }
+                by = receive(&mut cancels) => {
+                    if self.saga.failure.is_none() {
+                        log.line(format!("cancelled by {by}"));
+                        self.record(Event::CancelRequested { by }).await?;
+                    }
+                    cancel.cancel();
+                }
+            }
+        }
+    }
+
+    /// Starts every stage that may start; with `parallel = false` only one at a time.
+    async fn start_ready(&mut self, running: &mut JoinSet<Ended>, cancel: &CancellationToken) -> Result<(), RegistryError> {
+        loop {
+            let ready = self.saga.ready();
+            let Some(stage) = ready.first().copied() else { return Ok(()) };
+            if !self.environment.parallel && !running.is_empty() {
+                return Ok(());
+            }
+            if let Some(reason) = stages::skip_reason(stage, &self.environment) {
+                self.record(Event::StepSkipped { stage, reason: reason.to_owned() }).await?;
+                continue;
+            }
+            let log = self.log.stage(stage);
+            let step = self.step(log.clone(), cancel.child_token());
+            let input = match stages::input(stage, &step, &self.progress).await {
+                Ok(input) => input,
+                Err(failure) => {
+                    self.record(Event::StepStarted { stage, input: Value::Null }).await?;
+                    return self.take_end(Ended { stage, result: Err(failure), tail: Vec::new() }, cancel).await;
+                }
+            };
+            self.record(Event::StepStarted { stage, input: input.clone() }).await?;
+            running.spawn(async move {
+                let result = stages::run(stage, &step, &input).await;
+                Ended { stage, result, tail: log.tail() }
+            });
+        }
+    }
+
+    /// Records how a stage ended. The first failure stops the others.
+    async fn take_end(&mut self, ended: Ended, cancel: &CancellationToken) -> Result<(), RegistryError> {
+        let Ended { stage, result, tail } = ended;
+        // A log that could not be written means a full or broken disk: better to stop while stopping is cheap.
+        let result = match (result, self.log.failure()) {
+            (Ok(_), Some(why)) => Err(StageFailure::failed(format!("{why}: free some space and run it again"))),
+            (result, _) => result,
+        };
+        match result {
+            Ok(done) => {
+                if let Err(failure) = stages::learn(stage, &done.output, &mut self.progress) {
+                    return self.take_failure(stage, failure, tail, cancel).await;
+                }
+                if stage == Stage::Pull {
+                    self.skip = done.output.get("skip").and_then(Value::as_str).map(str::to_owned);
+                }
+                let event = match done.warning {
+                    Some(error) => Event::StepWarned { stage, error, output: done.output },
+                    None => Event::StepSucceeded { stage, output: done.output },
+                };
+                self.record(Entry { facts: done.facts, ..event.into() }).await
+            }
+            Err(failure) => self.take_failure(stage, failure, tail, cancel).await,
+        }
+    }
+
+    async fn take_failure(
+        &mut self,
+        stage: Stage,
+        failure: StageFailure,
+        tail: Vec<String>,
+        cancel: &CancellationToken,
+    ) -> Result<(), RegistryError> {
+        let error = self.log.stage(stage).redactor().mask(&failure.message);
+        self.log.stage(stage).line(&error);
+        self.record(Event::StepFailed { stage, kind: failure.kind, error, tail }).await?;
+        cancel.cancel();
+        Ok(())
+    }
+
+    async fn backward(&mut self) -> Result<(), RegistryError> {
+        while self.saga.failure.is_some()
+            && !self.saga.is_ended()
+            && !self.saga.is_stuck()
+            && let Some(stage) = self.saga.next_undo()
+        {
+            let (input, output) = self.records_of(stage);
+            let log = self.log.stage(stage);
+            let step = self.step(log.clone(), CancellationToken::new());
+            self.record(Event::UndoStarted { stage }).await?;
+            // A step whose input could not even be made has nothing to undo.
+            let result = match &input {
+                Value::Null => Ok(None),
+                input => stages::undo(stage, &step, input, output.as_ref()).await,
+            };
+            let event = match result {
+                Ok(summary) => {
+                    if let Some(summary) = &summary {
+                        log.line(format!("undone: {summary}"));
+                    }
+                    Event::UndoFinished { stage, summary }
+                }
+                Err(failure) => {
+                    let error = log.redactor().mask(&failure.message);
+                    log.line(format!("could not be undone: {error}"));
+                    Event::UndoFailed { stage, error }
+                }
+            };
+            self.record(event).await?;
+        }
+        Ok(())
+    }
+
+    fn records_of(&self, stage: Stage) -> (Value, Option<Value>) {
+        let mut input = Value::Null;
+        let mut recorded_output = None;
+        for recorded in &self.events {
+            match &recorded.event {
+                Event::StepStarted { stage: s, input: i } if *s == stage => input = i.clone(),
+                Event::StepSucceeded { stage: s, output } | Event::StepWarned { stage: s, output, .. } if *s == stage => {
+                    recorded_output = Some(output.clone());
+                }
+                _ => {}
+            }
+        }
+        (input, recorded_output)
+    }
+
+    async fn finish(mut self) -> Result<Status, RegistryError> {
+        if let Phase::Ended(status) = self.saga.phase {
+            return Ok(status);
+        }
+        let status = if self.skip.is_some() { Status::Skipped } else { self.saga.verdict() };
+        let mut end = outcome::end(status, &self.saga, &self.events);
+        match status {
+            Status::Succeeded => end.live = self.release(),
+            Status::Skipped => end.error.clone_from(&self.skip),
+            _ => {}
+        }
+        self.end(status, end).await
+    }
+
+    async fn end_before_it_began(&mut self, failure: StageFailure) -> Result<(), RegistryError> {
+        let code = match failure.kind {
+            FailureKind::Unavailable => outcome::exit::UNAVAILABLE,
+            _ => outcome::exit::STOPPED,
+        };
+        let error = self.world.config.redactor.mask(&failure.message);
+        let end = End { failed_stage: None, error: Some(error), exit_code: code, live: None };
+        self.end(Status::Failed, end).await.map(drop)
+    }
+
+    async fn end(&mut self, status: Status, end: End) -> Result<Status, RegistryError> {
+        let words = end.error.clone();
+        self.log.section("refit").line(match &words {
+            Some(error) => format!("{status}: {error}"),
+            None => status.to_string(),
+        });
+        // A skipped push is no news.
+        let message = (status != Status::Skipped)
+            .then(|| NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
+        let event = Event::Ended { status, reason: words };
+        self.record(Entry { event, facts: Facts::default(), end: Some(end), message }).await?;
+        Ok(status)
+    }
+
+    fn release(&self) -> Option<Release> {
+        let progress = &self.progress;
+        let artefact = progress.artefact.clone()?;
+        Some(Release {
+            deployment: self.id,
+            key: self.environment.key.clone(),
+            commit: progress.commit.clone()?,
+            artefact: artefact.id,
+            artefact_name: artefact.name,
+            runtime: self.environment.start.runtime.as_str().to_owned(),
+            instance: progress.instance.clone()?,
+            live_since: jiff::Timestamp::now(),
+        })
+    }
+
+    /// Every step was done when the daemon died: what it brought up decides.
+    async fn still_healthy(&self) -> bool {
+        let Some(instance) = &self.progress.instance else { return false };
+        let runtime = self.world.runtime(&self.environment);
+        let step = self.step(self.log.section("refit"), CancellationToken::new());
+        let now = std::time::Instant::now();
+        health::judge(runtime.as_ref(), self.world.http(), &self.environment, instance, now, &step.job).await.is_ok()
+    }
+}
+
+/// The next cancel request; waits for ever once nobody can ask any more.
+async fn receive(cancels: &mut mpsc::Receiver<String>) -> String {
+    match cancels.recv().await {
+        Some(by) => by,
+        None => pending().await,
+    }
+}

@@ -1,0 +1,245 @@
+//! The stages: one file each, always in the order input, recorded output, `run`, `undo`, tests.
+//!
+//! A stage works from its recorded input and nothing else, and says in its output what it did, so that undo (perhaps by another
+//! process, after a crash) needs no memory. `run` may be cut off anywhere; `undo` may be called twice, and may be called
+//! for a step that never got to its effect. [`input`], [`run`] and [`undo`] are the only places that know all eight.
+
+use std::{future::Future, sync::Arc, time::Duration};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Environment,
+    git::GitError,
+    model::{CommitId, DeploymentId, Stage},
+    pipeline::{World, journal::FailureKind},
+    registry::{Facts, Release},
+    runtime::{Artefact, Instance, Job, RuntimeError},
+};
+
+pub mod backup;
+pub mod build;
+pub mod coverage;
+pub mod migrate;
+pub mod pull;
+pub mod retire;
+pub mod smoke;
+pub mod start;
+pub mod tag;
+pub mod test;
+
+/// Why a stage did not do what it should.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageFailure {
+    pub kind: FailureKind,
+    /// For people: what, to what, what to do.
+    pub message: String,
+}
+
+impl StageFailure {
+    pub fn failed(message: impl Into<String>) -> Self {
+        Self { kind: FailureKind::Failed, message: message.into() }
+    }
+
+    pub fn cancelled() -> Self {
+        Self { kind: FailureKind::Cancelled, message: "cancelled".to_owned() }
+    }
+}
+
+impl From<RuntimeError> for StageFailure {
+    fn from(error: RuntimeError) -> Self {
+        let kind = match error {
+            RuntimeError::Unavailable { .. } => FailureKind::Unavailable,
+            RuntimeError::Cancelled => FailureKind::Cancelled,
+            _ => FailureKind::Failed,
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+impl From<GitError> for StageFailure {
+    fn from(error: GitError) -> Self {
+        let kind = if error.cancelled {
+            FailureKind::Cancelled
+        } else if error.unavailable {
+            FailureKind::Unavailable
+        } else {
+            FailureKind::Failed
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+/// What a stage works with besides its input.
+#[derive(Debug, Clone)]
+pub struct Step {
+    pub world: Arc<World>,
+    pub environment: Arc<Environment>,
+    pub deployment: DeploymentId,
+    pub job: Job,
+}
+
+/// What the deployment knows so far: inputs are made from it.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// What the request named: a commit, else a reference.
+    pub requested: Option<CommitId>,
+    pub reference: String,
+    pub explicit: bool,
+    /// What was live when it began.
+    pub previous: Option<Release>,
+    pub commit: Option<CommitId>,
+    pub artefact: Option<Artefact>,
+    pub instance: Option<Instance>,
+    pub backup_at: Option<jiff::Timestamp>,
+}
+
+impl Progress {
+    fn commit(&self) -> Result<CommitId, StageFailure> {
+        self.commit.clone().ok_or_else(|| StageFailure::failed("no commit was pulled"))
+    }
+
+    fn artefact(&self) -> Result<Artefact, StageFailure> {
+        self.artefact.clone().ok_or_else(|| StageFailure::failed("nothing was built"))
+    }
+}
+
+/// How a stage ended well.
+#[derive(Debug, Clone)]
+pub struct Done {
+    pub output: Value,
+    /// A failure that the deployment outlives.
+    pub warning: Option<String>,
+    pub facts: Facts,
+}
+
+/// Whether the configuration has anything for the stage to do; else the reason why not.
+pub fn skip_reason(stage: Stage, environment: &Environment) -> Option<&'static str> {
+    match stage {
+        Stage::Backup if environment.backups.is_empty() => Some("no [[backup]] is configured"),
+        Stage::Test if environment.tests.is_empty() => Some("no [[test]] is configured"),
+        Stage::Migrate if environment.migrate.is_none() => Some("no [migrate] is configured"),
+        Stage::Smoke if environment.smoke.checks.is_empty() && environment.smoke.bake.is_zero() => {
+            Some("no [[smoke.check]] and no bake time is configured")
+        }
+        _ => None,
+    }
+}
+
+/// The input to record with the intent. May look at the world, never changes it.
+pub async fn input(stage: Stage, step: &Step, progress: &Progress) -> Result<Value, StageFailure> {
+    match stage {
+        Stage::Pull => json(&pull::input(progress)),
+        Stage::Backup => json(&backup::input(progress)?),
+        Stage::Test => json(&test::input(progress)?),
+        Stage::Build => json(&build::input(progress)?),
+        Stage::Tag => json(&tag::input(step, progress).await?),
+        Stage::Migrate => json(&migrate::input(progress)?),
+        Stage::Start => json(&start::input(step, progress)?),
+        Stage::Smoke => json(&smoke::input(progress)?),
+    }
+}
+
+/// Does the stage, and adds what it learned to `progress`' successor through the returned closure's value.
+pub async fn run(stage: Stage, step: &Step, input: &Value) -> Result<Done, StageFailure> {
+    match stage {
+        Stage::Pull => pull::run(step, parsed(input)?).await,
+        Stage::Backup => backup::run(step, parsed(input)?).await,
+        Stage::Test => test::run(step, parsed(input)?).await,
+        Stage::Build => build::run(step, parsed(input)?).await,
+        Stage::Tag => tag::run(step, parsed(input)?).await,
+        Stage::Migrate => migrate::run(step, parsed(input)?).await,
+        Stage::Start => start::run(step, parsed(input)?).await,
+        Stage::Smoke => smoke::run(step, parsed(input)?).await,
+    }
+}
+
+/// Undoes the stage from what was recorded. `Ok(Some(…))` is a line for the report.
+pub async fn undo(
+    stage: Stage,
+    step: &Step,
+    input: &Value,
+    output: Option<&Value>,
+) -> Result<Option<String>, StageFailure> {
+    match stage {
+        // The mirror and complete backups are worth keeping.
+        Stage::Pull | Stage::Smoke => Ok(None),
+        Stage::Backup => backup::undo(step, output.is_some()).await,
+        Stage::Test => test::undo(step).await,
+        Stage::Build => build::undo(step, output.map(parsed).transpose()?).await,
+        Stage::Tag => tag::undo(step, parsed(input)?).await,
+        Stage::Migrate => migrate::undo(step, parsed(input)?, output.map(parsed).transpose()?).await,
+        Stage::Start => start::undo(step, parsed(input)?).await,
+    }
+}
+
+/// Takes from a stage's recorded output what later stages need.
+pub fn learn(stage: Stage, output: &Value, progress: &mut Progress) -> Result<(), StageFailure> {
+    match stage {
+        Stage::Pull => progress.commit = Some(parsed::<pull::Output>(output)?.commit),
+        Stage::Backup => progress.backup_at = parsed::<backup::Output>(output)?.set.map(|_| jiff::Timestamp::now()),
+        Stage::Build => progress.artefact = Some(parsed(output)?),
+        Stage::Start => progress.instance = Some(parsed::<start::Output>(output)?.instance),
+        _ => {}
+    }
+    Ok(())
+}
+
+/// Runs `work` for at most `limit`. When time is up its token is cancelled and it gets [`GRACE`] to leave cleanly.
+pub async fn within<T, F>(
+    limit: Duration,
+    what: &str,
+    cancel: &CancellationToken,
+    work: impl FnOnce(CancellationToken) -> F,
+) -> Result<T, StageFailure>
+where
+    F: Future<Output = Result<T, StageFailure>>,
+{
+    /// For removing a container or ending a process group; after that the work is dropped and `sweep` cleans up.
+    const GRACE: Duration = Duration::from_secs(20);
+    let token = cancel.child_token();
+    let work = work(token.clone());
+    tokio::pin!(work);
+    let late = || StageFailure {
+        kind: FailureKind::TimedOut,
+        message: format!("{what} did not finish within {limit:?}: raise its `timeout`, or find out what it waits for"),
+    };
+    tokio::select! {
+        result = &mut work => result,
+        () = tokio::time::sleep(limit) => {
+            token.cancel();
+            match tokio::time::timeout(GRACE, work).await {
+                // It finished in the very moment.
+                Ok(Ok(value)) => Ok(value),
+                _ => Err(late()),
+            }
+        }
+        () = async { cancel.cancelled().await; tokio::time::sleep(GRACE).await } => Err(StageFailure::cancelled()),
+    }
+}
+
+/// Runs blocking work (libgit2, archives) off the async threads.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, StageFailure> + Send + 'static,
+) -> Result<T, StageFailure> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|e| Err(StageFailure::failed(format!("an internal task ended early: {e}"))))
+}
+
+pub(crate) fn json<T: Serialize>(value: &T) -> Result<Value, StageFailure> {
+    serde_json::to_value(value).map_err(|e| StageFailure::failed(format!("a record could not be written: {e}")))
+}
+
+pub(crate) fn parsed<T: DeserializeOwned>(value: &Value) -> Result<T, StageFailure> {
+    serde_json::from_value(value.clone())
+        .map_err(|e| StageFailure::failed(format!("the journal holds a record that this version cannot read: {e}")))
+}
+
+impl Done {
+    pub(crate) fn new<T: Serialize>(output: &T) -> Result<Self, StageFailure> {
+        Ok(Self { output: json(output)?, warning: None, facts: Facts::default() })
+    }
+}

@@ -1,0 +1,41 @@
+//! After a success: releases beyond `rollback.keep` give their instance, artefact and kept environment back.
+//!
+//! Not a stage: the deployment has ended well, and what goes wrong here is a line in the log, tried again after the next one.
+
+use std::sync::Arc;
+
+use crate::{
+    config::{Environment, RuntimeKind},
+    pipeline::World,
+    registry::Release,
+};
+
+/// Retires what is beyond `keep`. The live release and the one before it always stay.
+pub async fn retire_old(world: &Arc<World>, environment: &Environment) {
+    let keep = environment.rollback.keep.max(1) + 1;
+    let releases = match world.registry.kept_releases(&environment.key).await {
+        Ok(releases) => releases,
+        Err(error) => return tracing::warn!(%error, "old releases cannot be listed"),
+    };
+    for release in releases.into_iter().skip(keep) {
+        if let Err(why) = retire(world, environment, &release).await {
+            tracing::warn!(deployment = release.deployment.0, why, "an old release could not be removed");
+        }
+    }
+}
+
+async fn retire(world: &World, environment: &Environment, release: &Release) -> Result<(), String> {
+    let kind = if release.runtime == "process" { RuntimeKind::Process } else { RuntimeKind::Docker };
+    let runtime = world.runtimes.of(kind);
+    runtime.remove(&release.instance).await.map_err(|e| e.to_string())?;
+    world.registry.retire(release.deployment).await.map_err(|e| e.to_string())?;
+    if !world.registry.artefact_in_use(&release.artefact).await.map_err(|e| e.to_string())? {
+        let freed = runtime.remove_artefact(&release.artefact).await.map_err(|e| e.to_string())?;
+        tracing::info!(deployment = release.deployment.0, freed, "retired an old release");
+    }
+    let dir = world.release_dir(environment, release.deployment);
+    match std::fs::remove_dir_all(&dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", dir.display())),
+        _ => Ok(()),
+    }
+}

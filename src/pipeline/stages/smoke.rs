@@ -1,0 +1,105 @@
+//! smoke: the checks through the public way, then a bake time in which they go on. A failure sends the traffic back.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Done, Progress, StageFailure, Step};
+use crate::{
+    pipeline::checks,
+    runtime::{Instance, InstanceState},
+};
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Input {
+    pub instance: Instance,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Output {
+    pub checks: Vec<CheckResult>,
+    /// How long it was watched, and how many rounds of checks that were.
+    pub bake_ms: u64,
+    pub rounds: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub struct CheckResult {
+    pub name: String,
+    /// Of the first round.
+    pub duration_ms: u64,
+}
+
+pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
+    let instance = progress.instance.clone().ok_or_else(|| StageFailure::failed("nothing was started"))?;
+    Ok(Input { instance })
+}
+
+pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
+    let smoke = &step.environment.smoke;
+    let first = round(step, &input.instance, true).await?;
+    let began = Instant::now();
+    let mut rounds = 1;
+    while began.elapsed() < smoke.bake {
+        let pause = smoke.interval.min(smoke.bake.saturating_sub(began.elapsed()));
+        tokio::select! {
+            () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
+            () = step.job.cancel.cancelled() => return Err(StageFailure::cancelled()),
+        }
+        round(step, &input.instance, false).await.map_err(|failure| StageFailure {
+            message: format!("{} ({:.1} s into the bake time)", failure.message, began.elapsed().as_secs_f64()),
+            ..failure
+        })?;
+        rounds += 1;
+    }
+    let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
+    Done::new(&Output { checks: first, bake_ms, rounds })
+}
+
+/// One pass over the instance's state and every check.
+async fn round(step: &Step, instance: &Instance, loud: bool) -> Result<Vec<CheckResult>, StageFailure> {
+    still_running(step, instance).await?;
+    let mut results = Vec::new();
+    for check in &step.environment.smoke.checks {
+        let began = Instant::now();
+        if let Err(why) = checks::run(step, instance, check).await {
+            if step.job.cancel.is_cancelled() {
+                return Err(StageFailure::cancelled());
+            }
+            let message = format!("smoke check `{}` failed: {why}", check.name);
+            step.job.log.line(&message);
+            quote(step, instance).await;
+            return Err(StageFailure::failed(message));
+        }
+        let duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        if loud {
+            step.job.log.line(format!("ok {} ({duration_ms} ms)", check.name));
+        }
+        results.push(CheckResult { name: check.name.clone(), duration_ms });
+    }
+    Ok(results)
+}
+
+async fn still_running(step: &Step, instance: &Instance) -> Result<(), StageFailure> {
+    let runtime = step.world.runtime(&step.environment);
+    let gone = match runtime.inspect(instance).await? {
+        InstanceState::Running { restarts: 0, .. } => return Ok(()),
+        InstanceState::Running { restarts, .. } => format!("was restarted {restarts} times"),
+        InstanceState::Restarting { code, .. } => format!("exited with code {code} and is being restarted"),
+        InstanceState::Exited { out_of_memory: true, .. } => "was killed for using too much memory".to_owned(),
+        InstanceState::Exited { code, .. } => format!("exited with code {code}"),
+        InstanceState::Created => "was never started".to_owned(),
+        InstanceState::Missing => "is gone".to_owned(),
+    };
+    quote(step, instance).await;
+    Err(StageFailure::failed(format!("{} {gone}", instance.name)))
+}
+
+/// The app's last lines, for the report.
+async fn quote(step: &Step, instance: &Instance) {
+    let runtime = step.world.runtime(&step.environment);
+    let tail = runtime.tail(instance, crate::log::TAIL_LINES / 2).await.unwrap_or_default();
+    if !tail.is_empty() {
+        step.job.log.line(format!("last lines of {}:\n{}", instance.name, tail.join("\n")));
+    }
+}

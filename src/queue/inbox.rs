@@ -1,0 +1,147 @@
+//! Deliveries: onto the disk in batches, then into the queue.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+};
+
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use super::Queue;
+use crate::{
+    config::Environment,
+    model::{Branch, CommitId, Name, Trigger},
+    registry::{Delivery, NewDeployment, Outcome, Receipt, Registry, RegistryError, StoredDelivery},
+};
+
+/// Deliveries written in one commit, at most.
+const BATCH: usize = 512;
+
+/// Deliveries settled in one pass.
+const PASS: u32 = 2000;
+
+/// A delivery and who waits for it to be on disk.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub delivery: Delivery,
+    pub reply: oneshot::Sender<Result<Receipt, Arc<RegistryError>>>,
+}
+
+/// Writes what waits, everything that came while the last commit was under way in the next.
+pub(super) async fn write(registry: Registry, mut inbox: mpsc::Receiver<Waiting>, settle: Arc<Notify>) {
+    let mut waiting = Vec::with_capacity(BATCH);
+    while inbox.recv_many(&mut waiting, BATCH).await > 0 {
+        let (batch, replies): (Vec<_>, Vec<_>) = waiting.drain(..).map(|w| (w.delivery, w.reply)).unzip();
+        match registry.accept(&batch).await {
+            Ok(receipts) => {
+                for (receipt, reply) in receipts.into_iter().zip(replies) {
+                    // A door that went away meanwhile does not change that the delivery is here.
+                    let _ = reply.send(Ok(receipt));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "deliveries could not be written");
+                let error = Arc::new(error);
+                for reply in replies {
+                    let _ = reply.send(Err(Arc::clone(&error)));
+                }
+            }
+        }
+        settle.notify_one();
+    }
+}
+
+/// Settles open deliveries: at the start those of the last run, then whenever some were written.
+pub(super) async fn settle(queue: Weak<Queue>, written: Arc<Notify>, closing: CancellationToken) {
+    loop {
+        let Some(queue) = queue.upgrade() else { return };
+        match settle_pass(&queue).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::error!(%error, "deliveries could not be settled"),
+        }
+        drop(queue);
+        tokio::select! {
+            () = written.notified() => {}
+            () = closing.cancelled() => return,
+        }
+    }
+}
+
+/// One pass; whether it was full, so that there may be more.
+async fn settle_pass(queue: &Queue) -> Result<bool, RegistryError> {
+    let registry = &queue.world.registry;
+    let open = registry.open_deliveries(PASS).await?;
+    if open.is_empty() {
+        return Ok(false);
+    }
+    // Of several pushes to one branch only the newest counts; what is deployed is the branch's tip anyway.
+    let mut newest: HashMap<(&Name, &Branch), &StoredDelivery> = HashMap::new();
+    for stored in &open {
+        newest.insert((&stored.delivery.app, &stored.delivery.branch), stored);
+    }
+    let mut outcomes = Vec::with_capacity(open.len());
+    for stored in &open {
+        let delivery = &stored.delivery;
+        let latest = newest.get(&(&delivery.app, &delivery.branch)).map_or(stored.id, |s| s.id);
+        if latest != stored.id {
+            let ignored = Some(format!("delivery {latest} is newer"));
+            outcomes.push((stored.id, vec![Outcome { environment: None, deployment: None, ignored }]));
+            continue;
+        }
+        outcomes.push((stored.id, settle_one(queue, stored).await?));
+    }
+    registry.settle(&outcomes).await?;
+    queue.world.tick();
+    Ok(open.len() == PASS as usize)
+}
+
+async fn settle_one(queue: &Queue, stored: &StoredDelivery) -> Result<Vec<Outcome>, RegistryError> {
+    let delivery = &stored.delivery;
+    let mut outcomes = Vec::new();
+    for environment in following(queue, &delivery.app, &delivery.branch) {
+        let key = environment.key.clone();
+        if let Some(why) = already(queue, environment, &delivery.commit).await? {
+            outcomes.push(Outcome { environment: Some(key), deployment: None, ignored: Some(why) });
+            continue;
+        }
+        let trigger = Trigger {
+            kind: delivery.source,
+            by: delivery.pusher.clone(),
+            delivery: Some(delivery.delivery.clone()),
+        };
+        let new = NewDeployment {
+            key: key.clone(),
+            commit: Some(delivery.commit.clone()),
+            reference: format!("refs/heads/{}", delivery.branch),
+            trigger,
+        };
+        let id = queue.world.registry.enqueue(&new).await?;
+        queue.wake(&key);
+        outcomes.push(Outcome { environment: Some(key), deployment: Some(id), ignored: None });
+    }
+    if outcomes.is_empty() {
+        let ignored = Some(format!("no environment of {} follows the branch `{}`", delivery.app, delivery.branch));
+        outcomes.push(Outcome { environment: None, deployment: None, ignored });
+    }
+    Ok(outcomes)
+}
+
+fn following<'a>(queue: &'a Queue, app: &Name, branch: &Branch) -> impl Iterator<Item = &'a Arc<Environment>> {
+    let app = queue.world.config.apps.iter().find(|a| a.name == *app);
+    let branch = branch.clone();
+    app.into_iter().flat_map(|a| &a.environments).filter(move |e| e.branch == branch)
+}
+
+/// Why a push of this commit needs no deployment, as far as the registry can tell. What needs Git is judged by the pull stage.
+async fn already(queue: &Queue, environment: &Environment, commit: &CommitId) -> Result<Option<String>, RegistryError> {
+    let registry = &queue.world.registry;
+    if registry.live(&environment.key).await?.is_some_and(|release| release.commit == *commit) {
+        return Ok(Some(format!("{} is live already", commit.short())));
+    }
+    let earlier = registry.last_of_commit(&environment.key, commit, None).await?;
+    Ok(earlier.map(|(id, status)| {
+        format!("{} has deployment {id} ({status}) already: `refit rerun {id}` does it again", commit.short())
+    }))
+}
