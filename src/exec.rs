@@ -34,6 +34,7 @@ pub struct Program {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    unset: Vec<OsString>,
     clear_env: bool,
     dir: Option<PathBuf>,
 }
@@ -69,7 +70,14 @@ impl Finished {
 
 impl Program {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), args: Vec::new(), env: Vec::new(), clear_env: false, dir: None }
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            unset: Vec::new(),
+            clear_env: false,
+            dir: None,
+        }
     }
 
     /// `sh -c script`: for commands that a user wrote in the configuration, never for text from outside.
@@ -89,6 +97,12 @@ impl Program {
 
     pub fn env(mut self, key: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.env.push((key.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Keeps one variable of the daemon's environment from the program.
+    pub fn without(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.unset.push(key.as_ref().to_owned());
         self
     }
 
@@ -132,6 +146,9 @@ impl Program {
                     command.env(kept, value);
                 }
             }
+        }
+        for key in &self.unset {
+            command.env_remove(key);
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         if let Some(dir) = &self.dir {
