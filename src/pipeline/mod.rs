@@ -1,2 +1,5 @@
 //! Pipeline. (skeleton)
 pub mod journal;
+pub mod stages {
+    pub mod coverage;
+}
