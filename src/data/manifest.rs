@@ -1,0 +1,237 @@
+//! `manifest.json`: what a set holds, so that it can be checked and restored by someone who knows nothing else.
+//!
+//! It carries a checksum of itself (SHA-256 of the document with that field empty), so that a flipped byte is found wherever it
+//! falls. Names of files in it are taken only if they are plain names: a manifest from elsewhere cannot point out of its
+//! directory, and links are not followed.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{BackupReport, DataError, PartFailure, SetRequest};
+use crate::model::{CommitId, DeploymentId, EnvironmentKey, Name};
+
+/// The file that makes a directory a backup.
+pub const MANIFEST: &str = "manifest.json";
+
+const VERSION: u32 = 1;
+
+/// A manifest is a few kilobytes; anything beyond this is not one.
+const MOST_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Version 1 of the document. A new or changed field is a new version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    pub version: u32,
+    pub app: Name,
+    pub environment: Name,
+    pub deployment: Option<DeploymentId>,
+    pub commit: Option<CommitId>,
+    pub created_at: Timestamp,
+    pub reason: String,
+    pub parts: Vec<Part>,
+    /// Parts that should be here and are not.
+    pub failures: Vec<PartFailure>,
+    pub warnings: Vec<String>,
+    /// The Refit that wrote it.
+    pub refit: String,
+    /// SHA-256 of this document with this field empty.
+    pub checksum: String,
+}
+
+/// One file of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Part {
+    pub name: String,
+    pub kind: PartKind,
+    pub format: PartFormat,
+    pub source: PartSource,
+    /// A plain name in the set's directory.
+    pub file: String,
+    /// Of the file as it lies there, lower-case hexadecimal.
+    pub sha256: String,
+    /// Of the file as it lies there.
+    pub bytes: u64,
+    /// Before compression.
+    pub raw_bytes: u64,
+    /// What made it: `pg_dump (PostgreSQL) 15.14`, `SQLite 3.50.2`.
+    pub tool: String,
+    /// The database server's version, where it has one of its own.
+    pub server: Option<String>,
+    /// A command line for a person; what is in capitals is theirs to fill in.
+    pub restore: String,
+    pub duration_ms: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartKind {
+    Postgres,
+    Sqlite,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartFormat {
+    /// SQL text for `psql`.
+    Plain,
+    /// An archive for `pg_restore`.
+    Custom,
+    /// A SQLite database file.
+    Database,
+}
+
+/// Where it came from.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartSource {
+    pub container: Option<String>,
+    pub database: Option<String>,
+    pub user: Option<String>,
+    pub path: Option<PathBuf>,
+}
+
+/// What [`verify_checksums`] found in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Verified {
+    pub parts: usize,
+    pub bytes: u64,
+}
+
+impl Manifest {
+    pub(super) fn new(request: &SetRequest<'_>, created_at: Timestamp, report: &BackupReport) -> Self {
+        let EnvironmentKey { app, environment } = request.environment.key.clone();
+        let warnings = report.failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
+        Self {
+            version: VERSION,
+            app,
+            environment,
+            deployment: request.deployment,
+            commit: request.commit.cloned(),
+            created_at,
+            reason: request.reason.to_owned(),
+            parts: report.parts.clone(),
+            failures: report.failures.clone(),
+            warnings: warnings.collect(),
+            refit: env!("CARGO_PKG_VERSION").to_owned(),
+            checksum: String::new(),
+        }
+    }
+
+    /// Writes it so that it is there whole or not at all, also after a power cut.
+    pub(super) fn write(mut self, dir: &Path) -> Result<(), DataError> {
+        let path = dir.join(MANIFEST);
+        let temporary = dir.join(".manifest.json.new");
+        let written = self.computed_checksum().and_then(|checksum| {
+            self.checksum = checksum;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+            file.write_all(&serde_json::to_vec_pretty(&self)?)?;
+            file.sync_all()?;
+            std::fs::rename(&temporary, &path)?;
+            File::open(dir)?.sync_all()?;
+            // The set's own entry must outlive a power cut as well.
+            dir.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+        });
+        written.map_err(DataError::io("writing", &path))
+    }
+
+    fn computed_checksum(&self) -> io::Result<String> {
+        let bare = Self { checksum: String::new(), ..self.clone() };
+        Ok(hex::encode(Sha256::digest(serde_json::to_vec(&bare)?)))
+    }
+}
+
+/// Reads the manifest of a set, and checks its version, its own checksum and the names in it.
+///
+/// # Errors
+/// [`DataError::Io`] where there is none, [`DataError::Manifest`] where it cannot be used.
+pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let path = set_dir.join(MANIFEST);
+    let unusable = |why: String| DataError::Manifest { path: path.clone(), why };
+    let mut text = Vec::new();
+    open_plain(&path)
+        .and_then(|file| file.take(MOST_BYTES + 1).read_to_end(&mut text))
+        .map_err(DataError::io("reading", &path))?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(unusable(format!("it is larger than {MOST_BYTES} bytes")));
+    }
+    let Version { version } = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
+    if version != VERSION {
+        return Err(unusable(format!("it has version {version}, and this is for version {VERSION}")));
+    }
+    let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
+    if manifest.computed_checksum().map_err(|e| unusable(e.to_string()))? != manifest.checksum {
+        return Err(unusable("it was changed after it was written".to_owned()));
+    }
+    if let Some(part) = manifest.parts.iter().find(|p| !is_plain_name(&p.file)) {
+        return Err(unusable(format!("`{}` is not a plain file name", part.file.escape_default())));
+    }
+    Ok(manifest)
+}
+
+/// Reads every file of a set and compares size and SHA-256 with the manifest. Blocks.
+///
+/// # Errors
+/// As [`read_manifest`]; [`DataError::Damaged`] with every file that is missing or not what was written.
+pub fn verify_checksums(set_dir: &Path) -> Result<Verified, DataError> {
+    let manifest = read_manifest(set_dir)?;
+    let problems: Vec<_> = manifest.parts.iter().filter_map(|part| problem(set_dir, part)).collect();
+    if !problems.is_empty() {
+        return Err(DataError::Damaged { set: set_dir.to_owned(), problems });
+    }
+    Ok(Verified { parts: manifest.parts.len(), bytes: manifest.parts.iter().map(|p| p.bytes).sum() })
+}
+
+fn problem(set_dir: &Path, part: &Part) -> Option<String> {
+    let read = || -> io::Result<(u64, String)> {
+        let mut file = open_plain(&set_dir.join(&part.file))?;
+        let mut hash = Sha256::new();
+        let mut chunk = vec![0; 128 * 1024];
+        let mut bytes = 0;
+        loop {
+            let n = file.read(&mut chunk)?;
+            if n == 0 {
+                return Ok((bytes, hex::encode(hash.finalize())));
+            }
+            bytes += n as u64;
+            hash.update(&chunk[..n]);
+        }
+    };
+    match read() {
+        Ok((bytes, _)) if bytes != part.bytes => {
+            Some(format!("`{}` has {bytes} bytes and should have {}", part.file, part.bytes))
+        }
+        Ok((_, sha256)) if sha256 != part.sha256 => Some(format!("`{}` has another SHA-256 than recorded", part.file)),
+        Ok(_) => None,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("`{}` is missing", part.file)),
+        Err(error) => Some(format!("`{}` cannot be read: {error}", part.file)),
+    }
+}
+
+/// Opens a regular file, no link, without waiting on what is a pipe.
+fn open_plain(path: &Path) -> io::Result<File> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
+    let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+fn is_plain_name(name: &str) -> bool {
+    !matches!(name, "" | "." | ".." | MANIFEST) && name.len() <= 255 && !name.contains(['/', '\\', '\0'])
+}

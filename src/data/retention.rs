@@ -1,0 +1,181 @@
+//! Which sets there are, and which may go.
+//!
+//! A set goes only if it is beyond the newest `keep` *and* older than `keep_days`. Never: a set that holds the newest good copy of
+//! anything the newest set covers or should have covered (a database whose dump has failed for weeks keeps its last good
+//! one), a set that the caller protects, a set whose manifest this version cannot read, or anything that does not look
+//! like ours. Of a set that goes the manifest goes first, so that half a removal is not taken for a backup.
+
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+
+use super::{
+    DataError, MANIFEST, Manifest,
+    layout::{SetName, environment_dir},
+    read_manifest,
+};
+use crate::{
+    config::Retention,
+    model::{CommitId, DeploymentId, EnvironmentKey},
+};
+
+/// A directory without a manifest may belong to a backup that is running, up to this age.
+const INCOMPLETE_FOR: SignedDuration = SignedDuration::from_hours(24);
+
+/// One set as a list shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SetSummary {
+    /// The directory's name.
+    pub name: String,
+    pub path: PathBuf,
+    pub state: SetState,
+    pub created_at: Timestamp,
+    pub deployment: Option<DeploymentId>,
+    pub commit: Option<CommitId>,
+    pub reason: Option<String>,
+    /// Of the files in the directory.
+    pub bytes: u64,
+    /// Names of the parts that are in it, and of those that should be.
+    pub parts: Vec<String>,
+    pub missing: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SetState {
+    Complete,
+    /// Without a manifest: running now, or interrupted.
+    Incomplete,
+    /// With a manifest that cannot be used, and why.
+    Unreadable(String),
+}
+
+/// What [`prune`] did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Pruned {
+    /// Names of the directories that are gone, oldest first.
+    pub removed: Vec<String>,
+    /// How many are left, complete or not.
+    pub kept: usize,
+    /// Given back.
+    pub bytes: u64,
+}
+
+/// The sets of an environment, newest first. Files are not verified. Blocks.
+///
+/// # Errors
+/// [`DataError::Io`] if the directory is there and cannot be read.
+pub fn list(backups_dir: &Path, key: &EnvironmentKey) -> Result<Vec<SetSummary>, DataError> {
+    Ok(scan(backups_dir, key)?.into_iter().rev().map(|(_, summary)| summary).collect())
+}
+
+/// Removes what the retention rule allows to go. `protect` names sets (`2026-11-21_10-15-30`, or with app and environment
+/// before it) that stay whatever the rule says. Blocks.
+///
+/// # Errors
+/// [`DataError::Io`] for the first directory that cannot be read or removed.
+pub fn prune(
+    backups_dir: &Path,
+    key: &EnvironmentKey,
+    retention: &Retention,
+    now: Timestamp,
+    protect: &[String],
+) -> Result<Pruned, DataError> {
+    let sets = scan(backups_dir, key)?;
+    let going = choose(&sets, retention, now);
+    let mut pruned = Pruned { kept: sets.len(), ..Pruned::default() };
+    for (name, set) in sets.iter().filter(|(name, _)| going.contains(name)) {
+        let whole = format!("{}/{}/{name}", key.app, key.environment);
+        if protect.iter().any(|p| *p == set.name || *p == whole) {
+            continue;
+        }
+        remove(&set.path)?;
+        pruned.bytes += set.bytes;
+        pruned.kept -= 1;
+        pruned.removed.push(set.name.clone());
+    }
+    Ok(pruned)
+}
+
+/// The rule, on what is known about each set, oldest first.
+fn choose(sets: &[(SetName, SetSummary)], retention: &Retention, now: Timestamp) -> BTreeSet<SetName> {
+    let age = |name: &SetName| now.duration_since(name.at);
+    let complete: Vec<_> = sets.iter().filter(|(_, s)| s.state == SetState::Complete).rev().collect();
+    // The newest set that has each part; the newest set itself is always one of them.
+    let mut needed: BTreeSet<SetName> = complete.first().map(|(name, _)| *name).into_iter().collect();
+    if let Some((_, newest)) = complete.first() {
+        for part in newest.parts.iter().chain(&newest.missing) {
+            needed.extend(complete.iter().find(|(_, s)| s.parts.contains(part)).map(|(name, _)| *name));
+        }
+    }
+    let keep_for = SignedDuration::from_hours(24 * i64::from(retention.keep_days));
+    let expired = complete.iter().skip(retention.keep).map(|(name, _)| *name).filter(|name| age(name) > keep_for);
+    let remains = sets.iter().filter(|(_, s)| s.state == SetState::Incomplete).map(|(name, _)| *name);
+    let remains = remains.filter(|name| age(name) > INCOMPLETE_FOR);
+    expired.chain(remains).filter(|name| !needed.contains(name)).collect()
+}
+
+fn remove(dir: &Path) -> Result<(), DataError> {
+    match fs::remove_file(dir.join(MANIFEST)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(DataError::io("removing", dir)(error)),
+        Ok(()) | Err(_) => {}
+    }
+    fs::remove_dir_all(dir).map_err(DataError::io("removing", dir))
+}
+
+/// Every directory (no link) of the environment whose name is a set's, oldest first.
+fn scan(backups_dir: &Path, key: &EnvironmentKey) -> Result<Vec<(SetName, SetSummary)>, DataError> {
+    let dir = environment_dir(backups_dir, key);
+    let failed = |error| DataError::io("reading", &dir)(error);
+    let entries = match fs::read_dir(&dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(failed)?,
+    };
+    let mut sets = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let text = entry.file_name().to_string_lossy().into_owned();
+        let Ok(name) = text.parse::<SetName>() else { continue };
+        if entry.file_type().map_err(failed)?.is_dir() {
+            sets.push((name, summary(name, entry.path())));
+        }
+    }
+    sets.sort_by_key(|(name, _)| *name);
+    Ok(sets)
+}
+
+fn summary(name: SetName, path: PathBuf) -> SetSummary {
+    let manifest = read_manifest(&path);
+    let state = match &manifest {
+        Ok(_) => SetState::Complete,
+        Err(DataError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => SetState::Incomplete,
+        Err(error) => SetState::Unreadable(error.to_string()),
+    };
+    let bytes = bytes_in(&path);
+    let known: Option<Manifest> = manifest.ok();
+    let names = |m: &Manifest| m.parts.iter().map(|p| p.name.clone()).collect();
+    let missing = |m: &Manifest| m.failures.iter().map(|f| f.name.clone()).collect();
+    SetSummary {
+        name: name.to_string(),
+        path,
+        state,
+        created_at: known.as_ref().map_or(name.at, |m| m.created_at),
+        deployment: known.as_ref().and_then(|m| m.deployment),
+        commit: known.as_ref().and_then(|m| m.commit.clone()),
+        reason: known.as_ref().map(|m| m.reason.clone()),
+        bytes,
+        parts: known.as_ref().map(names).unwrap_or_default(),
+        missing: known.as_ref().map(missing).unwrap_or_default(),
+    }
+}
+
+/// A set is flat; what cannot be looked at counts as nothing.
+fn bytes_in(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.filter_map(|e| e.metadata().ok()).filter(fs::Metadata::is_file).map(|m| m.len()).sum()
+}

@@ -1,0 +1,195 @@
+//! SQLite: a consistent copy of a database that is in use, through SQLite itself.
+//!
+//! Copying the file would miss what is still in the `-wal` beside it, or catch a page half written. Refit asks SQLite for
+//! `VACUUM INTO`: in one read transaction it writes every table, as of one moment, into a new file. It was chosen over the
+//! backup API because that restarts from the beginning each time another process writes (on a busy database it may never
+//! end), and because it needs no `unsafe` code. What to know about it:
+//!
+//! - In WAL mode readers and writers go on undisturbed. With a rollback journal, other writers wait for the time of the copy;
+//!   the compression comes after.
+//! - The copy is compact, and in rollback-journal mode: WAL is turned on again by the app, or by `PRAGMA journal_mode = wal`.
+//!   `user_version` and `application_id` are kept. Row ids of tables without an `INTEGER PRIMARY KEY` may differ, as after any `VACUUM`.
+//! - It needs room for the uncompressed copy, beside the compressed one, for the time of the backup.
+//!
+//! The source is opened read-only. Only where SQLite cannot read it that way (a crash left a journal to be rolled back, or a
+//! WAL to be recovered) is it opened for writing, as the app itself would do next. The copy has to pass
+//! `PRAGMA integrity_check` before it counts.
+
+use std::{
+    fs::OpenOptions,
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    DataError, Part, PartFormat, PartKind, PartSource,
+    part::{self, Doomed, PartWriter, Place},
+};
+use crate::{
+    config::{Backup, Compression},
+    runtime::Job,
+};
+
+/// How long to wait for a writer that holds the database.
+const BUSY: Duration = Duration::from_secs(20);
+
+/// Steps of SQLite's machine between two looks at whether the job is cancelled: a few milliseconds.
+const STEPS: i32 = 10_000;
+
+/// SQLite's result codes, <https://www.sqlite.org/rescode.html>; the low byte is the primary one.
+mod code {
+    pub const READONLY: i32 = 8;
+    pub const INTERRUPT: i32 = 9;
+    pub const FULL: i32 = 13;
+    pub const CANTOPEN: i32 = 14;
+}
+
+pub(super) async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> Result<Part, DataError> {
+    let name = backup.name.as_str();
+    check_source(source)?;
+    let copy = new_copy(place, name)?;
+    let version = copy_into(source, &copy.path, name, &job.cancel).await?;
+    check_copy(&copy.path, name, &job.cancel).await?;
+    let file = format!("{name}.db{}", part::suffix(backup.compression));
+    let mut writer = PartWriter::create(place, file, backup.compression).await?;
+    tokio::select! {
+        () = job.cancel.cancelled() => return Err(DataError::Cancelled),
+        stored = store(&copy.path, &mut writer, name) => stored?,
+    }
+    let written = writer.finish(name).await?;
+    if written.raw_bytes == 0 {
+        return Err(DataError::dump(format!("the copy of {} is empty", source.display())));
+    }
+    written.doomed.keep();
+    Ok(Part {
+        name: name.to_owned(),
+        kind: PartKind::Sqlite,
+        format: PartFormat::Database,
+        source: PartSource { path: Some(source.to_owned()), ..PartSource::default() },
+        restore: restore_hint(&written.file, backup.compression),
+        file: written.file,
+        sha256: written.sha256,
+        bytes: written.bytes,
+        raw_bytes: written.raw_bytes,
+        tool: format!("SQLite {version}"),
+        server: None,
+        duration_ms: 0,
+    })
+}
+
+fn restore_hint(file: &str, compression: Compression) -> String {
+    let read = match compression {
+        Compression::Gzip => "gunzip -c",
+        Compression::Zstd => "zstd -dc",
+        Compression::None => "cat",
+    };
+    format!("{read} {file} > DATABASE (with the app stopped, and DATABASE-wal and DATABASE-shm removed)")
+}
+
+/// Says in plain words what SQLite would call "unable to open database file".
+fn check_source(source: &Path) -> Result<(), DataError> {
+    let problem = match std::fs::metadata(source) {
+        Ok(found) if !found.is_file() => "is not a file",
+        // SQLite would take it for a database without tables.
+        Ok(found) if found.len() == 0 => "is empty",
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "does not exist",
+        Err(error) => return Err(DataError::io("reading", source)(error)),
+    };
+    Err(DataError::dump(format!("SQLite database {} {problem}", source.display())))
+}
+
+/// An empty file, 0600, for SQLite to write into; it goes when the part is done.
+fn new_copy(place: &Place<'_>, name: &str) -> Result<Doomed, DataError> {
+    let path = place.dir.join(format!(".{name}.db.copy"));
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(|error| part::write_error(error, name, &path))?;
+    Ok(Doomed::new(path))
+}
+
+/// Copies the database and returns SQLite's version.
+async fn copy_into(source: &Path, copy: &Path, name: &str, cancel: &CancellationToken) -> Result<String, DataError> {
+    let Some(target) = copy.to_str() else {
+        return Err(DataError::dump(format!("{} is not UTF-8, which SQLite needs", copy.display())));
+    };
+    let attempt = |read_only| async move {
+        let options = SqliteConnectOptions::new().filename(source).read_only(read_only).busy_timeout(BUSY);
+        let mut connection = open(&options, cancel).await?;
+        sqlx::query("VACUUM INTO ?1").bind(target).execute(&mut connection).await?;
+        let version = sqlx::query("SELECT sqlite_version()").fetch_one(&mut connection).await?.try_get(0)?;
+        connection.close().await?;
+        Ok(version)
+    };
+    let mut result = attempt(true).await;
+    if result.as_ref().is_err_and(|e| matches!(primary_code(e), Some(code::READONLY | code::CANTOPEN))) {
+        result = attempt(false).await;
+    }
+    result.map_err(|error| explain(error, source, name, copy, cancel))
+}
+
+/// A connection whose statements end soon after `cancel`.
+async fn open(options: &SqliteConnectOptions, cancel: &CancellationToken) -> sqlx::Result<SqliteConnection> {
+    let mut connection = SqliteConnection::connect_with(options).await?;
+    let cancel = cancel.clone();
+    connection.lock_handle().await?.set_progress_handler(STEPS, move || !cancel.is_cancelled());
+    Ok(connection)
+}
+
+async fn check_copy(copy: &Path, name: &str, cancel: &CancellationToken) -> Result<(), DataError> {
+    let check = async {
+        let options = SqliteConnectOptions::new().filename(copy).read_only(true).immutable(true);
+        let mut connection = open(&options, cancel).await?;
+        let rows = sqlx::query("PRAGMA integrity_check").fetch_all(&mut connection).await?;
+        connection.close().await?;
+        rows.iter().map(|row| row.try_get::<String, _>(0)).collect::<sqlx::Result<Vec<_>>>()
+    };
+    let found: Vec<String> = check.await.map_err(|error| explain(error, copy, name, copy, cancel))?;
+    if found == ["ok"] {
+        return Ok(());
+    }
+    let found = found.into_iter().take(3).collect::<Vec<_>>().join("; ");
+    Err(DataError::dump(format!("the database is damaged, its integrity check says: {found}")))
+}
+
+/// Compresses the copy into the part's file.
+async fn store(copy: &Path, writer: &mut PartWriter, name: &str) -> Result<(), DataError> {
+    let mut file = tokio::fs::File::open(copy).await.map_err(DataError::io("reading", copy))?;
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let n = file.read(&mut chunk).await.map_err(DataError::io("reading", copy))?;
+        if n == 0 {
+            return Ok(());
+        }
+        if let Err(error) = writer.write_all(&chunk[..n]).await {
+            return Err(writer.failure(name).unwrap_or_else(|| part::write_error(error, name, copy)));
+        }
+    }
+}
+
+fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
+}
+
+fn explain(error: sqlx::Error, source: &Path, name: &str, copy: &Path, cancel: &CancellationToken) -> DataError {
+    let place = copy.parent().map_or_else(PathBuf::new, Path::to_owned);
+    match primary_code(&error) {
+        Some(code::FULL) => DataError::NoSpace { place, doing: format!("dumping `{name}`") },
+        Some(code::INTERRUPT) if cancel.is_cancelled() => DataError::Cancelled,
+        _ if cancel.is_cancelled() => DataError::Cancelled,
+        _ => {
+            let said = error.as_database_error().map_or_else(|| error.to_string(), |e| e.message().to_owned());
+            DataError::dump(format!("SQLite database {} could not be copied: {said}", source.display()))
+        }
+    }
+}
