@@ -102,6 +102,20 @@ pub fn prune(
     Ok(pruned)
 }
 
+/// Removes every set without a manifest, whatever its age: for a deployment that is undone, when nothing else can be writing one.
+/// The names removed. Blocks.
+///
+/// # Errors
+/// [`DataError::Io`] for the first directory that cannot be read or removed.
+pub fn discard_incomplete(backups_dir: &Path, key: &EnvironmentKey) -> Result<Vec<String>, DataError> {
+    let mut removed = Vec::new();
+    for (_, set) in scan(backups_dir, key)?.into_iter().filter(|(_, s)| s.state == SetState::Incomplete) {
+        remove(&set.path)?;
+        removed.push(set.name);
+    }
+    Ok(removed)
+}
+
 /// The rule, on what is known about each set, oldest first.
 fn choose(sets: &[(SetName, SetSummary)], retention: &Retention, now: Timestamp) -> BTreeSet<SetName> {
     let age = |name: &SetName| now.duration_since(name.at);

@@ -1,5 +1,7 @@
 //! backup: a set of dumps before anything changes. Fails soft unless a part is `required`.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step};
@@ -52,34 +54,34 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str) -> Result<Output
     };
     let report = data::create_set(request, Some(step.world.runtimes.containers.as_ref()), &step.job).await?;
     let failures: Vec<String> = report.failures.iter().map(|f| format!("{}: {}", f.name, f.error)).collect();
-    if report.failures.iter().any(|f| f.required) {
+    if report.is_failure() {
         return Err(StageFailure::failed(format!("a required backup failed: {}", failures.join("; "))));
     }
     let mut removed = Vec::new();
     if report.set.is_some() {
         // Old sets go only once a new one is there. What cannot be removed is no reason to stop.
-        match data::prune(backups_dir, &environment.key, &environment.backup_retention, jiff::Timestamp::now(), &[]) {
+        let (dir, environment) = (backups_dir.clone(), Arc::clone(environment));
+        let pruned = super::blocking(move || {
+            Ok(data::prune(&dir, &environment.key, &environment.backup_retention, jiff::Timestamp::now(), &[])?)
+        });
+        match pruned.await {
             Ok(pruned) => removed = pruned.removed,
-            Err(error) => step.job.log.line(format!("old backups could not be removed: {error}")),
+            Err(failure) => step.job.log.line(format!("old backups could not be removed: {}", failure.message)),
         }
     }
     Ok(Output {
         set: report.set,
-        bytes: report.parts.iter().map(|p| p.bytes).sum(),
+        bytes: report.bytes,
         parts: report.parts.into_iter().map(|p| p.file).collect(),
         failures,
         removed,
     })
 }
 
-/// A complete set is kept, whatever becomes of the deployment; an incomplete one is swept away.
-pub async fn undo(step: &Step, _completed: bool) -> Result<Option<String>, StageFailure> {
+/// A complete set is kept, whatever becomes of the deployment; what a killed process left half written goes.
+pub async fn undo(step: &Step) -> Result<Option<String>, StageFailure> {
     let backups_dir = step.world.config.server.backups_dir.clone();
     let key = step.environment.key.clone();
-    let deployment = step.deployment;
-    super::blocking(move || {
-        data::discard_incomplete(&backups_dir, &key, deployment).map_err(|e| StageFailure::failed(e.to_string()))
-    })
-    .await?;
+    super::blocking(move || Ok(data::discard_incomplete(&backups_dir, &key)?)).await?;
     Ok(None)
 }

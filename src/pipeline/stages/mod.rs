@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Environment,
+    data::DataError,
     git::GitError,
     model::{CommitId, DeploymentId, Stage},
     pipeline::{World, journal::FailureKind},
@@ -61,12 +62,23 @@ impl From<RuntimeError> for StageFailure {
 
 impl From<GitError> for StageFailure {
     fn from(error: GitError) -> Self {
-        let kind = if error.cancelled {
+        let kind = if error.cancelled() {
             FailureKind::Cancelled
-        } else if error.unavailable {
+        } else if error.unavailable() {
             FailureKind::Unavailable
         } else {
             FailureKind::Failed
+        };
+        Self { kind, message: error.to_string() }
+    }
+}
+
+impl From<DataError> for StageFailure {
+    fn from(error: DataError) -> Self {
+        let kind = match error {
+            DataError::Cancelled => FailureKind::Cancelled,
+            DataError::TimedOut { .. } => FailureKind::TimedOut,
+            _ => FailureKind::Failed,
         };
         Self { kind, message: error.to_string() }
     }
@@ -166,7 +178,7 @@ pub async fn undo(
     match stage {
         // The mirror and complete backups are worth keeping.
         Stage::Pull | Stage::Smoke => Ok(None),
-        Stage::Backup => backup::undo(step, output.is_some()).await,
+        Stage::Backup => backup::undo(step).await,
         Stage::Test => test::undo(step).await,
         Stage::Build => build::undo(step, output.map(parsed).transpose()?).await,
         Stage::Tag => tag::undo(step, parsed(input)?).await,
