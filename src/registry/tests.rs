@@ -1,1 +1,162 @@
+use super::*;
+use crate::{
+    model::{CommitId, DeploymentId, EnvironmentKey, Stage, StageStatus, Status, Trigger, TriggerKind},
+    pipeline::journal::{Event, FailureKind, Saga},
+    runtime::Instance,
+};
 
+type Done = std::result::Result<(), Box<dyn std::error::Error>>;
+
+async fn registry() -> std::result::Result<(tempfile::TempDir, Registry), Box<dyn std::error::Error>> {
+    let dir = tempfile::tempdir()?;
+    let registry = Registry::open(&dir.path().join("state/refit.db")).await?;
+    Ok((dir, registry))
+}
+
+fn key() -> EnvironmentKey {
+    EnvironmentKey { app: "guestbook".parse().unwrap(), environment: "production".parse().unwrap() }
+}
+
+fn commit(digit: char) -> CommitId {
+    digit.to_string().repeat(40).parse().unwrap()
+}
+
+fn delivery(id: &str, digit: char) -> Delivery {
+    Delivery {
+        source: TriggerKind::Github,
+        delivery: id.to_owned(),
+        app: "guestbook".parse().unwrap(),
+        branch: "main".parse().unwrap(),
+        commit: commit(digit),
+        pusher: Some("eve \"quote\" 🙂".to_owned()),
+    }
+}
+
+fn new_deployment(digit: char) -> NewDeployment {
+    NewDeployment {
+        key: key(),
+        commit: Some(commit(digit)),
+        reference: "refs/heads/main".to_owned(),
+        trigger: Trigger { kind: TriggerKind::Cli, by: None, delivery: None },
+    }
+}
+
+#[tokio::test]
+async fn a_delivery_is_taken_once_whatever_the_batch() -> Done {
+    let (_dir, registry) = registry().await?;
+    let first = registry.accept(&[delivery("a", '1'), delivery("b", '2'), delivery("a", '1')]).await?;
+    assert_eq!(first.iter().map(|r| r.duplicate).collect::<Vec<_>>(), [false, false, true]);
+    assert_eq!(first[0].id, first[2].id);
+    let again = registry.accept(&[delivery("b", '2'), delivery("c", '3')]).await?;
+    assert_eq!(again.iter().map(|r| r.duplicate).collect::<Vec<_>>(), [true, false]);
+    let open = registry.open_deliveries(10).await?;
+    assert_eq!(open.iter().map(|d| d.delivery.delivery.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
+    assert_eq!(open[0].delivery, delivery("a", '1'), "it comes back as it went in");
+
+    let outcome = Outcome { environment: Some(key()), deployment: Some(DeploymentId(7)), ignored: None };
+    registry.settle(&[(open[0].id, vec![outcome.clone()]), (open[2].id, vec![])]).await?;
+    assert_eq!(registry.outcome(open[0].id).await?, Some(vec![outcome]));
+    assert_eq!(registry.outcome(open[1].id).await?, None);
+    assert_eq!(registry.open_deliveries(10).await?.len(), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_newest_waiting_deployment_wins() -> Done {
+    let (_dir, registry) = registry().await?;
+    let one = registry.enqueue(&new_deployment('1')).await?;
+    let two = registry.enqueue(&new_deployment('2')).await?;
+    assert_eq!(registry.next_queued(&key()).await?, Some(two));
+    let old = registry.deployment(one).await?.unwrap();
+    assert_eq!((old.status, old.exit_code), (Status::Superseded, Some(1)));
+    assert!(registry.saga(one).await?.0.is_ended(), "its journal says so too");
+    assert_eq!(registry.last_of_commit(&key(), &commit('1'), None).await?, None, "superseded says nothing of a commit");
+    assert_eq!(registry.last_of_commit(&key(), &commit('2'), None).await?, Some((two, Status::Queued)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_is_recorded_is_what_the_view_shows() -> Done {
+    let (dir, registry) = registry().await?;
+    let id = registry.enqueue(&new_deployment('1')).await?;
+    let (mut saga, mut seq) = registry.saga(id).await?;
+    let pull = Stage::Pull;
+    let events = [
+        Event::Begun { previous: None },
+        Event::StepStarted { stage: pull, input: serde_json::json!({}) },
+        Event::StepFailed { stage: pull, kind: FailureKind::Failed, error: "no".into(), tail: vec!["last".into()] },
+        Event::UndoStarted { stage: pull },
+        Event::UndoFinished { stage: pull, summary: Some("nothing".into()) },
+    ];
+    for event in events {
+        let (to, recorded) = registry.append(id, &saga, seq, &event.into()).await?;
+        (saga, seq) = (to, recorded.seq);
+    }
+    let illegal = registry.append(id, &saga, seq, &Event::Begun { previous: None }.into()).await;
+    assert!(matches!(illegal, Err(RegistryError::Illegal(_))));
+    let end = End { failed_stage: Some(pull), error: Some("no".into()), exit_code: 1, live: None };
+    let event = Event::Ended { status: Status::Failed, reason: None };
+    let message = Some(NewMessage { kind: "end".into(), body: serde_json::json!({}) });
+    registry.append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message }).await?;
+    registry.close().await;
+
+    // Another process, later.
+    let registry = Registry::open(&dir.path().join("state/refit.db")).await?;
+    let view = registry.deployment(id).await?.unwrap();
+    assert_eq!((view.status, view.failed_stage, view.exit_code), (Status::Failed, Some(pull), Some(1)));
+    assert_eq!(view.stages[0].status, StageStatus::Failed);
+    assert_eq!(view.undone, ["pull: nothing"]);
+    let message = registry.due_message().await?.unwrap();
+    registry.message_failed(message.id, "down", std::time::Duration::from_secs(60)).await?;
+    assert!(registry.due_message().await?.is_none(), "not due for a minute");
+    assert_eq!(registry.outbox_backlog().await?, (1, Some("down".to_owned())));
+    registry.message_sent(message.id).await?;
+    assert_eq!(registry.next_message_in().await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_writers_of_one_journal_are_told_apart() -> Done {
+    let (_dir, registry) = registry().await?;
+    let id = registry.enqueue(&new_deployment('1')).await?;
+    let begun = Event::Begun { previous: None }.into();
+    registry.append(id, &Saga::default(), 0, &begun).await?;
+    let second = registry.append(id, &Saga::default(), 0, &begun).await;
+    assert!(matches!(second, Err(RegistryError::Query { .. })), "{second:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_success_is_live_in_the_same_commit() -> Done {
+    let (_dir, registry) = registry().await?;
+    let id = registry.enqueue(&new_deployment('1')).await?;
+    let (mut saga, mut seq) = (Saga::default(), 0);
+    let mut events = vec![Event::Begun { previous: None }];
+    for stage in Stage::ALL {
+        events.push(Event::StepSkipped { stage: *stage, reason: String::new() });
+    }
+    for event in events {
+        let (to, recorded) = registry.append(id, &saga, seq, &event.into()).await?;
+        (saga, seq) = (to, recorded.seq);
+    }
+    let release = Release {
+        deployment: id,
+        key: key(),
+        commit: commit('1'),
+        artefact: "sha256:1".into(),
+        artefact_name: "guestbook:1".into(),
+        runtime: "docker".into(),
+        instance: Instance { id: "c".into(), name: "n".into(), deployment: id },
+        live_since: time(now_ms()),
+    };
+    assert!(registry.live(&key()).await?.is_none());
+    let end = End { failed_stage: None, error: None, exit_code: 0, live: Some(release.clone()) };
+    let event = Event::Ended { status: Status::Succeeded, reason: None };
+    registry.append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None }).await?;
+    assert_eq!(registry.live(&key()).await?, Some(release));
+    assert!(registry.deployment(id).await?.unwrap().live);
+    assert!(registry.artefact_in_use("sha256:1").await?);
+    registry.retire(id).await?;
+    assert!(!registry.artefact_in_use("sha256:1").await?);
+    Ok(())
+}
