@@ -39,6 +39,7 @@ pub struct Program {
     program: OsString,
     args: Vec<OsString>,
     env: Vec<(OsString, OsString)>,
+    unset: Vec<OsString>,
     clear_env: bool,
     dir: Option<PathBuf>,
 }
@@ -81,7 +82,14 @@ impl Finished {
 
 impl Program {
     pub fn new(program: impl AsRef<OsStr>) -> Self {
-        Self { program: program.as_ref().to_owned(), args: Vec::new(), env: Vec::new(), clear_env: false, dir: None }
+        Self {
+            program: program.as_ref().to_owned(),
+            args: Vec::new(),
+            env: Vec::new(),
+            unset: Vec::new(),
+            clear_env: false,
+            dir: None,
+        }
     }
 
     /// `sh -c script`: for commands that a user wrote in the configuration, never for text from outside.
@@ -106,6 +114,12 @@ impl Program {
 
     pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, pairs: impl IntoIterator<Item = (K, V)>) -> Self {
         self.env.extend(pairs.into_iter().map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned())));
+        self
+    }
+
+    /// Keeps one variable of the daemon's environment from the program.
+    pub fn without(mut self, key: impl AsRef<OsStr>) -> Self {
+        self.unset.push(key.as_ref().to_owned());
         self
     }
 
@@ -154,6 +168,9 @@ impl Program {
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if self.clear_env {
             command.env_clear().envs(kept_env());
+        }
+        for key in &self.unset {
+            command.env_remove(key);
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         if let Some(dir) = &self.dir {
@@ -346,8 +363,15 @@ mod tests {
         assert_eq!(done.code, 0);
         assert!(seen.contains(&(Stream::Err, "oops".to_owned())), "{seen:?}");
         let left = seen.iter().find(|(stream, _)| *stream == Stream::Out).map(|(_, pid)| format!("/proc/{pid}/stat"));
-        let state = std::fs::read_to_string(left.unwrap_or_default()).unwrap_or_default();
-        assert!(state.is_empty() || state.contains(") Z"), "it is still running: {state}");
+        let left = left.unwrap_or_default();
+        // SIGKILL was sent; the kernel may take a moment.
+        tokio::time::timeout(LONG, async {
+            while std::fs::read_to_string(&left).is_ok_and(|state| !state.contains(") Z")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{left} is still running"));
         Ok(())
     }
 

@@ -61,7 +61,8 @@ impl Redactor {
     }
 }
 
-/// Replaces `user:password@` in `scheme://user:password@host`. A user without a password (`ssh://git@host`) stays.
+/// Replaces `user:password@` in `scheme://user:password@host`. A user without a password (`ssh://git@host`) stays, except
+/// in HTTP, where a token often stands in the user's place.
 fn mask_url_users(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -73,7 +74,9 @@ fn mask_url_users(text: &str) -> String {
             .unwrap_or(after.len());
         let authority = &after[..end];
         match authority.rfind('@') {
-            Some(host) if authority[..host].contains(':') => {
+            Some(host)
+                if authority[..host].contains(':') || before.ends_with("http://") || before.ends_with("https://") =>
+            {
                 out.push_str(MASK);
                 out.push_str(&authority[host..]);
             }
@@ -117,8 +120,8 @@ mod tests {
     fn masks_passwords_in_urls_and_keeps_plain_users() {
         let redactor = Redactor::default();
         assert_eq!(
-            redactor.mask("https://bob:tok@git.example/x.git and ssh://git@git.example/x"),
-            "https://[masked]@git.example/x.git and ssh://git@git.example/x"
+            redactor.mask("https://bob:tok@git.example/x.git and ssh://git@git.example/x, http://token@git.example"),
+            "https://[masked]@git.example/x.git and ssh://git@git.example/x, http://[masked]@git.example"
         );
         assert_eq!(redactor.mask("a:b@c no scheme ://"), "a:b@c no scheme ://");
     }

@@ -1,91 +1,120 @@
-//! Fetching with the `git` program, reading with libgit2. (skeleton: signatures that other rooms rely on)
+//! One app's repository, seen from this host.
+//!
+//! The network is the `git` program's: it knows the owner's SSH keys and credential helpers, and it can be killed. What it
+//! fetched is read with libgit2, in process, so that nothing which a repository contains is ever run: no hooks, no
+//! filters, no work tree.
+//!
+//! A [`Mirror`] is a bare repository with a namespace of its own: the remote's branches are `refs/remotes/origin/*`, its
+//! tags `refs/tags/*`, commits that were asked for by their id `refs/refit/commits/*`. Its contents can be fetched again at any
+//! time, so repair is simple: a mirror that is half made, damaged, or of another remote is made anew beside the old one
+//! and put in its place in one step ([`fetch`] tells how). Commits that a forced push left behind stay readable: nothing
+//! is ever pruned.
+//!
+//! | file | what |
+//! |---|---|
+//! | `remote` | which addresses may be fetched from |
+//! | `command` | how the `git` program is called: environment, settings, limits |
+//! | `trouble` | what `git` said → what happened and what to do |
+//! | `fetch` | fetching, asking the remote, repair |
+//! | `read` | names → commits, ancestry, changes, single files |
+//! | `export` | a commit's tree → a directory |
+//!
+//! Reading is synchronous (callers use `spawn_blocking`) and opens the repository each time, which costs a fraction of a
+//! millisecond and always sees what the last fetch brought.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::{
-    model::{Branch, CommitId},
-    runtime::Job,
-};
+use crate::model::CommitId;
 
-#[derive(Debug, thiserror::Error)]
+mod command;
+mod export;
+mod fetch;
+mod read;
+pub mod remote;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+/// What did not work, and why, fit for people: `why` ends with what to do where there is something to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation}: {why}")]
 pub struct GitError {
     pub operation: String,
     pub why: String,
-    /// The remote or the program was the trouble (exit 69), not the request.
-    pub unavailable: bool,
-    pub cancelled: bool,
+    pub kind: GitErrorKind,
 }
 
-/// A bare mirror of one app's repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GitErrorKind {
+    Cancelled,
+    /// The time ran out: the remote hangs, or the repository is too large for the limit.
+    TimedOut,
+    /// No connection, or it broke.
+    Unreachable,
+    /// The remote wants a login, refuses the one it got, or is not who it was.
+    Denied,
+    /// There is no repository at the remote's address, or none that may be seen.
+    NoRepository,
+    /// The repository has no such branch, tag, commit or file.
+    Missing,
+    /// What was asked for is not allowed or not clear.
+    Invalid,
+    /// The mirror cannot be read; the next fetch makes it anew.
+    Damaged,
+    /// This host: no `git`, a full disk, permissions.
+    Host,
+}
+
+impl GitError {
+    pub fn new(kind: GitErrorKind, operation: impl Into<String>, why: impl Into<String>) -> Self {
+        Self { operation: operation.into(), why: why.into(), kind }
+    }
+
+    /// The remote or the program was the trouble (exit 69), not the request.
+    pub fn unavailable(&self) -> bool {
+        use GitErrorKind::{Denied, Host, NoRepository, TimedOut, Unreachable};
+        matches!(self.kind, TimedOut | Unreachable | Denied | NoRepository | Host)
+    }
+
+    pub fn cancelled(&self) -> bool {
+        self.kind == GitErrorKind::Cancelled
+    }
+
+    /// The same call may work a moment later.
+    pub fn transient(&self) -> bool {
+        matches!(self.kind, GitErrorKind::TimedOut | GitErrorKind::Unreachable)
+    }
+}
+
+/// A bare mirror of one app's repository. Cheap to make: nothing is touched before the first fetch.
 #[derive(Debug, Clone)]
 pub struct Mirror {
+    /// Belongs to Refit alone; made by the first fetch. Beside it appear `<dir>.lock` and, for moments, `<dir>.new`.
     pub dir: PathBuf,
+    /// The configured repository, never one from a payload.
     pub remote: String,
 }
 
+/// A commit as reports show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommitInfo {
     pub id: CommitId,
+    /// The message's first paragraph on one line, without control characters, at most 300 characters.
     pub subject: String,
+    /// As it was written, at most 64 KiB. May hold anything: mask and escape before showing.
     pub message: String,
+    /// The author's name, without control characters, at most 100 characters.
     pub author: String,
+    /// When it was committed.
     pub time: Timestamp,
 }
 
 impl Mirror {
     pub fn new(dir: impl Into<PathBuf>, remote: impl Into<String>) -> Self {
         Self { dir: dir.into(), remote: remote.into() }
-    }
-    /// Fetches one branch (forced pushes accepted); makes the mirror where it is missing. Returns the branch's tip, `None` where the remote has no such branch.
-    pub async fn fetch_branch(
-        &self,
-        _branch: &Branch,
-        _limit: std::time::Duration,
-        _job: &Job,
-    ) -> Result<Option<CommitId>, GitError> {
-        todo!()
-    }
-    /// Fetches all branches and tags, for a deployment of anything by hand.
-    pub async fn fetch_all(&self, _limit: std::time::Duration, _job: &Job) -> Result<(), GitError> {
-        todo!()
-    }
-    /// What the remote's branch points at, without fetching.
-    pub async fn remote_tip(
-        &self,
-        _branch: &Branch,
-        _limit: std::time::Duration,
-    ) -> Result<Option<CommitId>, GitError> {
-        todo!()
-    }
-    /// A branch, tag, or (abbreviated) commit as a person writes it → commit. Remote branches first.
-    pub fn resolve(&self, _reference: &str) -> Result<CommitId, GitError> {
-        todo!()
-    }
-    pub fn has_commit(&self, _commit: &CommitId) -> bool {
-        todo!()
-    }
-    pub fn commit(&self, _commit: &CommitId) -> Result<CommitInfo, GitError> {
-        todo!()
-    }
-    /// Whether `ancestor` is `descendant` or one of its ancestors.
-    pub fn is_ancestor(&self, _ancestor: &CommitId, _descendant: &CommitId) -> Result<bool, GitError> {
-        todo!()
-    }
-    /// Paths that differ between two commits' trees, both names of a rename.
-    pub fn changed_paths(&self, _from: &CommitId, _to: &CommitId) -> Result<Vec<String>, GitError> {
-        todo!()
-    }
-    /// One file of a commit's tree; `None` where there is none. At most 4 MiB.
-    pub fn read_file(&self, _commit: &CommitId, _path: &str) -> Result<Option<Vec<u8>>, GitError> {
-        todo!()
-    }
-    /// Writes a commit's tree below `to`, which must be empty or absent. No hooks, filters or links out of the tree.
-    pub fn export(&self, _commit: &CommitId, _to: &Path) -> Result<(), GitError> {
-        todo!()
     }
 }
 
