@@ -12,6 +12,7 @@ use std::{
 };
 
 use process_wrap::tokio::{ChildWrapper, CommandWrap, KillOnDrop, ProcessGroup};
+use rustix::process::{Pid, test_kill_process_group};
 use tokio::{
     io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader},
     process::Command,
@@ -24,6 +25,10 @@ pub const KILL_AFTER: Duration = Duration::from_secs(5);
 
 /// Standard output kept by [`Program::output`], in bytes; what is beyond is dropped.
 const KEPT_OUTPUT: usize = 1024 * 1024;
+
+/// How long output that is still in the pipes is awaited once the program has ended. Only a process that left the group can hold
+/// them open for longer.
+const DRAIN: Duration = Duration::from_secs(2);
 
 /// Longer lines are cut into pieces of this size, in bytes.
 const LINE_PIECE: u64 = 64 * 1024;
@@ -60,6 +65,13 @@ pub struct Finished {
     pub stdout: Vec<u8>,
     /// The last lines of standard error.
     pub stderr: Vec<String>,
+}
+
+/// Which of a program's outputs a line came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Out,
+    Err,
 }
 
 impl Finished {
@@ -100,6 +112,11 @@ impl Program {
         self
     }
 
+    pub fn envs<K: AsRef<OsStr>, V: AsRef<OsStr>>(mut self, pairs: impl IntoIterator<Item = (K, V)>) -> Self {
+        self.env.extend(pairs.into_iter().map(|(k, v)| (k.as_ref().to_owned(), v.as_ref().to_owned())));
+        self
+    }
+
     /// Keeps one variable of the daemon's environment from the program.
     pub fn without(mut self, key: impl AsRef<OsStr>) -> Self {
         self.unset.push(key.as_ref().to_owned());
@@ -124,12 +141,22 @@ impl Program {
         cancel: &CancellationToken,
         mut on_line: impl FnMut(&str) + Send,
     ) -> Result<Finished, ExecError> {
-        self.drive(limit, cancel, false, &mut |line| on_line(line)).await
+        self.drive(limit, cancel, false, &mut |_, line| on_line(line)).await
+    }
+
+    /// As [`Program::stream`], and says which output each line came from.
+    pub async fn stream_both(
+        &self,
+        limit: Duration,
+        cancel: &CancellationToken,
+        mut on_line: impl FnMut(Stream, &str) + Send,
+    ) -> Result<Finished, ExecError> {
+        self.drive(limit, cancel, false, &mut on_line).await
     }
 
     /// Runs it and keeps standard output (at most 1 MiB).
     pub async fn output(&self, limit: Duration, cancel: &CancellationToken) -> Result<Finished, ExecError> {
-        self.drive(limit, cancel, true, &mut |_| ()).await
+        self.drive(limit, cancel, true, &mut |_, _| ()).await
     }
 
     fn name(&self) -> String {
@@ -140,12 +167,7 @@ impl Program {
         let mut command = Command::new(&self.program);
         command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         if self.clear_env {
-            command.env_clear();
-            for kept in ["PATH", "HOME"] {
-                if let Some(value) = std::env::var_os(kept) {
-                    command.env(kept, value);
-                }
-            }
+            command.env_clear().envs(kept_env());
         }
         for key in &self.unset {
             command.env_remove(key);
@@ -166,19 +188,19 @@ impl Program {
         limit: Duration,
         cancel: &CancellationToken,
         keep_stdout: bool,
-        on_line: &mut (dyn FnMut(&str) + Send),
+        on_line: &mut (dyn FnMut(Stream, &str) + Send),
     ) -> Result<Finished, ExecError> {
         let mut child = self.spawn()?;
-        let (lines_in, mut lines) = mpsc::channel::<(bool, String)>(64);
+        let (lines_in, mut lines) = mpsc::channel::<(Stream, String)>(64);
         let stdout = child.stdout().take();
         let stderr = child.stderr().take();
-        let kept = tokio::spawn({
+        let mut kept = tokio::spawn({
             let lines_in = lines_in.clone();
             async move {
                 match stdout {
                     Some(out) if keep_stdout => read_bounded(out).await,
                     Some(out) => {
-                        forward_lines(out, false, lines_in).await;
+                        forward_lines(out, Stream::Out, lines_in).await;
                         Vec::new()
                     }
                     None => Vec::new(),
@@ -186,31 +208,28 @@ impl Program {
             }
         });
         if let Some(err) = stderr {
-            tokio::spawn(forward_lines(err, true, lines_in));
+            tokio::spawn(forward_lines(err, Stream::Err, lines_in));
         } else {
             drop(lines_in);
         }
 
         let mut errors = std::collections::VecDeque::new();
+        let mut take = |stream: Stream, line: String| {
+            on_line(stream, &line);
+            if stream == Stream::Err {
+                if errors.len() == crate::log::TAIL_LINES {
+                    errors.pop_front();
+                }
+                errors.push_back(line);
+            }
+        };
         let deadline = tokio::time::sleep(limit);
         tokio::pin!(deadline);
-        let mut reading = true;
         let status = loop {
             tokio::select! {
-                line = lines.recv(), if reading => match line {
-                    Some((is_error, line)) => {
-                        on_line(&line);
-                        if is_error {
-                            if errors.len() == crate::log::TAIL_LINES {
-                                errors.pop_front();
-                            }
-                            errors.push_back(line);
-                        }
-                    }
-                    None => reading = false,
-                },
+                Some((stream, line)) = lines.recv() => take(stream, line),
                 // A grandchild may hold the pipes open for ever, so the leader's end is what counts.
-                status = child.wait(), if !reading => {
+                status = child.wait() => {
                     break status.map_err(|source| ExecError::Wait { program: self.name(), source })?;
                 }
                 () = cancel.cancelled() => {
@@ -223,16 +242,45 @@ impl Program {
                 }
             }
         };
-        let stdout = kept.await.unwrap_or_default();
+        // What the leader left in its group ends with it; mostly there is nothing, which is an error here.
+        let _ = child.start_kill();
+        let drained = tokio::time::timeout(DRAIN, async {
+            while let Some((stream, line)) = lines.recv().await {
+                take(stream, line);
+            }
+            (&mut kept).await.unwrap_or_default()
+        });
+        let Ok(stdout) = drained.await else {
+            kept.abort();
+            if !keep_stdout {
+                return Ok(Finished { code: exit_code(status), stdout: Vec::new(), stderr: errors.into() });
+            }
+            let source = std::io::Error::other("a process that it left behind holds its output open");
+            return Err(ExecError::Wait { program: self.name(), source });
+        };
         Ok(Finished { code: exit_code(status), stdout, stderr: errors.into() })
     }
 }
 
-/// SIGTERM to the group, SIGKILL if it is still there after [`KILL_AFTER`].
+/// What a clean environment keeps: where programs and the user's own settings are.
+pub(crate) fn kept_env() -> impl Iterator<Item = (&'static str, OsString)> {
+    ["PATH", "HOME"].into_iter().filter_map(|key| Some((key, std::env::var_os(key)?)))
+}
+
+/// SIGTERM to the group, SIGKILL if any of it is still there after [`KILL_AFTER`].
 async fn end_group(child: &mut dyn ChildWrapper) {
     const SIGTERM: i32 = 15;
+    let group = child.id().and_then(|pid| Pid::from_raw(pid.cast_signed()));
     let asked = child.signal(SIGTERM);
-    if asked.is_err() || tokio::time::timeout(KILL_AFTER, child.wait()).await.is_err() {
+    let ended = tokio::time::timeout(KILL_AFTER, async {
+        let _ = child.wait().await;
+        // The leader of `sh -c "a; b"` is gone before what it ran has tidied up.
+        while group.is_some_and(|group| test_kill_process_group(group).is_ok()) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    if asked.is_err() || ended.is_err() {
         // The group may be gone between the two calls; then there is nothing left to end.
         let _ = child.start_kill();
         let _ = child.wait().await;
@@ -257,7 +305,7 @@ async fn read_bounded(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
     kept
 }
 
-async fn forward_lines(from: impl AsyncRead + Unpin, is_error: bool, to: mpsc::Sender<(bool, String)>) {
+async fn forward_lines(from: impl AsyncRead + Unpin, stream: Stream, to: mpsc::Sender<(Stream, String)>) {
     let mut reader = BufReader::new(from);
     let mut line = Vec::new();
     loop {
@@ -269,7 +317,7 @@ async fn forward_lines(from: impl AsyncRead + Unpin, is_error: bool, to: mpsc::S
         while line.last().is_some_and(|b| matches!(b, b'\n' | b'\r')) {
             line.pop();
         }
-        if to.send((is_error, String::from_utf8_lossy(&line).into_owned())).await.is_err() {
+        if to.send((stream, String::from_utf8_lossy(&line).into_owned())).await.is_err() {
             return;
         }
     }
@@ -304,6 +352,27 @@ mod tests {
         // Gone, or a zombie that waits for init.
         let state = std::fs::read_to_string(alive).unwrap_or_default();
         assert!(state.is_empty() || state.contains(") Z"), "the child is still running: {state}");
+    }
+
+    #[tokio::test]
+    async fn what_a_program_leaves_in_its_group_does_not_hold_it_up() -> Result<(), ExecError> {
+        let mut seen = Vec::new();
+        let done = Program::shell("sleep 1000 & echo $!; echo oops >&2")
+            .stream_both(LONG, &CancellationToken::new(), |stream, line| seen.push((stream, line.to_owned())))
+            .await?;
+        assert_eq!(done.code, 0);
+        assert!(seen.contains(&(Stream::Err, "oops".to_owned())), "{seen:?}");
+        let left = seen.iter().find(|(stream, _)| *stream == Stream::Out).map(|(_, pid)| format!("/proc/{pid}/stat"));
+        let left = left.unwrap_or_default();
+        // SIGKILL was sent; the kernel may take a moment.
+        tokio::time::timeout(LONG, async {
+            while std::fs::read_to_string(&left).is_ok_and(|state| !state.contains(") Z")) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await
+        .unwrap_or_else(|_| panic!("{left} is still running"));
+        Ok(())
     }
 
     #[tokio::test]

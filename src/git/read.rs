@@ -96,6 +96,13 @@ impl Mirror {
         found.is_some_and(|(repository, id)| repository.find_commit(id).is_ok())
     }
 
+    /// The id of a commit's tree: equal trees have equal ids, whatever their history.
+    pub fn tree_id(&self, commit: &CommitId) -> Result<String, GitError> {
+        let operation = format!("read the tree of {}", commit.short());
+        let repository = self.open(&operation)?;
+        self.find(&repository, &operation, commit).map(|found| found.tree_id().to_string())
+    }
+
     pub fn commit(&self, commit: &CommitId) -> Result<CommitInfo, GitError> {
         let operation = format!("read commit {}", commit.short());
         let repository = self.open(&operation)?;

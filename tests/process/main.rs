@@ -1,0 +1,6 @@
+//! The process runtime with real processes, which are really killed.
+#![expect(clippy::expect_used, clippy::panic, reason = "a test fails by panicking, helpers too")]
+
+mod fixture;
+mod instances;
+mod releases;
