@@ -1,0 +1,52 @@
+# Everything a person or a machine runs here. `make help` lists it.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DEFAULT_GOAL := help
+# Cargo uses every core by itself; two of them would only wait for each other's lock.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+# Tools print in the words that scripts and tests expect.
+export LC_ALL := C.UTF-8
+export CARGO_TERM_COLOR ?= auto
+
+.PHONY: help demo test bench fmt lint check-dependencies
+
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 28
+
+demo: ## The whole story on this machine: push, deploy, fail, go back (about two minutes after the build)
+	@scripts/setup-machine demo
+	cargo build --release --locked
+	./target/release/refit demo
+
+test: ## Set the machine up, then lints and every test
+	@scripts/setup-machine test
+	scripts/test-images
+	$(MAKE) lint check-dependencies
+	scripts/run-tests
+
+bench: ## Measure against bare Docker and Debian's webhook
+	@scripts/setup-machine bench
+	scripts/test-images busybox
+	cargo build --release --locked
+	benches/run
+
+fmt: ## Format the code
+	@cargo fmt
+
+lint: ## Formatting and clippy, with warnings as errors; shellcheck where it is installed
+	@cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	if command -v shellcheck >/dev/null; then
+		shellcheck scripts/setup-machine scripts/test-images scripts/run-tests .ci/run benches/*.sh
+	fi
+
+# One TLS library, and one that needs no C library of the machine it runs on.
+check-dependencies:
+	@tree=$$(cargo tree --locked --quiet --prefix none --edges normal,build)
+	if found=$$(grep -E '^(openssl-sys|native-tls) ' <<<"$$tree"); then
+		echo "not wanted in the dependency tree: $$found; \`cargo tree -i\` says who asks for it" >&2
+		exit 1
+	fi

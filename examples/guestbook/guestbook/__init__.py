@@ -1,0 +1,1 @@
+"""A guestbook: people leave a name and a message, PostgreSQL keeps them."""
