@@ -1,0 +1,15 @@
+//! The program as a whole: the real binary, a real Docker Engine, real Git, real processes that are really killed.
+//!
+//! One test binary, so that it is linked once. `support` builds a *site*: an app in a Git repository, a `pipeline.toml`, and what
+//! a person would do with them.
+
+mod support;
+
+mod candidates;
+mod deploy;
+mod engine_away;
+mod exits;
+mod kills;
+mod processes;
+mod pushes;
+mod secrets;

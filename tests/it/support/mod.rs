@@ -1,0 +1,528 @@
+//! A site: an app's repository, its bare origin, a `pipeline.toml`, and the refit binary at work on them.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// How long anything is waited for; a test that needs it has failed.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+pub const WEBHOOK_SECRET: &str = "It's a Secret to Everybody";
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
+    }
+
+    #[track_caller]
+    pub fn expect(self, code: i32) -> Self {
+        assert_eq!(self.code, code, "\n--- stdout\n{}\n--- stderr\n{}", self.stdout, self.stderr);
+        self
+    }
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Self {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Self {
+            code: output.status.code().unwrap_or(-1),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Docker,
+    Process,
+}
+
+/// An app with its repository and configuration in a directory of its own.
+#[derive(Debug)]
+pub struct Site {
+    dir: TempDir,
+    /// Unique on this machine: also the app's name.
+    pub app: String,
+    pub port: u16,
+    pub http: u16,
+    kind: Kind,
+    daemon: Option<Child>,
+    env: Vec<(String, String)>,
+    /// More tables for `pipeline.toml`.
+    extra: String,
+    environment_extra: String,
+}
+
+impl Site {
+    /// An app on the Docker runtime: busybox' httpd behind a shell script.
+    pub fn docker() -> Self {
+        Self::new(Kind::Docker)
+    }
+
+    /// An app on the process runtime: Python's http.server.
+    pub fn process() -> Self {
+        Self::new(Kind::Process)
+    }
+
+    fn new(kind: Kind) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, Ordering::Relaxed);
+        let app = format!("t{}-{n}", std::process::id());
+        let dir = tempfile::Builder::new().prefix("refit-it-").tempdir().expect("a temporary directory");
+        let site = Self {
+            dir,
+            app,
+            port: free_port(),
+            http: free_port(),
+            kind,
+            daemon: None,
+            env: vec![("GITHUB_WEBHOOK_SECRET".into(), WEBHOOK_SECRET.into())],
+            extra: String::new(),
+            environment_extra: String::new(),
+        };
+        for dir in [site.work(), site.home()] {
+            fs::create_dir_all(dir).expect("a directory");
+        }
+        site.git_in(site.path(), &["init", "-q", "--bare", "-b", "main", "origin.git"]);
+        site.git(&["init", "-q", "-b", "main"]);
+        site.git(&["remote", "add", "origin", &site.origin().display().to_string()]);
+        site.write_app();
+        site.version("one");
+        site.write_config();
+        site
+    }
+
+    fn write_app(&self) {
+        match self.kind {
+            Kind::Docker => {
+                self.write(
+                    "Dockerfile",
+                    "FROM refit-test/busybox:1 AS base\nCOPY . /app\nWORKDIR /app\n\
+                     FROM base AS test\n\
+                     FROM base AS app\nCMD [\"sh\", \"/app/run.sh\"]\n",
+                );
+                self.write("run.sh", "exec httpd -f -p 8080 -h /app/www\n");
+            }
+            Kind::Process => self.write("run.sh", "exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n"),
+        }
+        self.write("test.sh", "echo tests ran\n");
+        self.write("www/health", "ok");
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn work(&self) -> PathBuf {
+        self.path().join("work")
+    }
+
+    pub fn home(&self) -> PathBuf {
+        self.path().join("home")
+    }
+
+    pub fn origin(&self) -> PathBuf {
+        self.path().join("origin.git")
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.path().join("pipeline.toml")
+    }
+
+    /// Adds to `pipeline.toml`, after the tables that are there.
+    pub fn with(mut self, extra: &str) -> Self {
+        self.extra.push_str(extra);
+        self.extra.push('\n');
+        self.write_config();
+        self
+    }
+
+    /// Adds keys to `[environments.production]`.
+    pub fn with_environment(mut self, extra: &str) -> Self {
+        self.environment_extra.push_str(extra);
+        self.environment_extra.push('\n');
+        self.write_config();
+        self
+    }
+
+    pub fn env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
+        self
+    }
+
+    fn write_config(&self) {
+        let start = match self.kind {
+            Kind::Docker => "[start]\ncontainer_port = 8080\nstop_timeout = \"2s\"\n",
+            Kind::Process => {
+                "[start]\nruntime = \"process\"\ncommand = \"sh run.sh\"\nstop_timeout = \"2s\"\n"
+            }
+        };
+        // A test that brings its own [smoke] replaces the quick one.
+        let smoke = if self.extra.contains("[smoke]") {
+            ""
+        } else {
+            "[smoke]\nbake = \"0s\"\n[[smoke.check]]\nhttp = \"/health\"\ncontains = [\"ok\"]\n"
+        };
+        let health = if self.extra.contains("[start.health]") {
+            ""
+        } else {
+            "[start.health]\npath = \"/health\"\ninterval = \"50ms\"\ndeadline = \"15s\"\n"
+        };
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:{}\"\nreconcile = \"0s\"\n\
+             [webhooks.github]\nsecret = [{{ env = \"GITHUB_WEBHOOK_SECRET\" }}]\n\
+             [app]\nname = \"{}\"\nrepository = \"origin.git\"\nfull_name = \"acme/{}\"\n\
+             [environments.production]\nbranch = \"main\"\nport = {}\nbind = \"127.0.0.1\"\n{}\n\
+             {start}{health}{smoke}{}\n",
+            self.http, self.app, self.app, self.port, self.environment_extra, self.extra
+        );
+        fs::write(self.config_file(), text).expect("pipeline.toml");
+    }
+
+    pub fn write(&self, path: &str, content: &str) {
+        let path = self.work().join(path);
+        fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+        fs::write(path, content).expect("a file");
+    }
+
+    /// What the app's start page says.
+    pub fn version(&self, text: &str) {
+        self.write("www/index.html", &format!("version {text}\n"));
+    }
+
+    pub fn git(&self, args: &[&str]) -> String {
+        self.git_in(&self.work(), args)
+    }
+
+    fn git_in(&self, dir: &Path, args: &[&str]) -> String {
+        let ran: Ran = self
+            .command(Path::new("git"))
+            .current_dir(dir)
+            .args(["-c", "user.name=Ada", "-c", "user.email=ada@example.org"])
+            .args(args)
+            .output()
+            .expect("git runs")
+            .into();
+        ran.expect(0).stdout.trim().to_owned()
+    }
+
+    /// Commits everything and returns the commit's id.
+    pub fn commit(&self, message: &str) -> String {
+        self.git(&["add", "-A"]);
+        self.git(&["commit", "-q", "--allow-empty", "-m", message]);
+        self.git(&["rev-parse", "HEAD"])
+    }
+
+    /// Commits and pushes to `main` without telling anybody.
+    pub fn push(&self, message: &str) -> String {
+        let commit = self.commit(message);
+        self.git(&["push", "-q", "--force", "origin", "HEAD:main"]);
+        commit
+    }
+
+    fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("HOME", self.home());
+        command.env("GIT_CONFIG_NOSYSTEM", "1").envs(self.env.iter().map(|(k, v)| (k, v)));
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// The binary with this site's configuration.
+    pub fn refit_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command(Path::new(env!("CARGO_BIN_EXE_refit")));
+        command.current_dir(self.path()).arg("--config").arg(self.config_file()).args(args);
+        command
+    }
+
+    pub fn refit(&self, args: &[&str]) -> Ran {
+        self.refit_command(args).output().expect("refit runs").into()
+    }
+
+    /// `refit deploy` and the deployment it made.
+    #[track_caller]
+    pub fn deploy(&self, code: i32) -> Value {
+        self.refit(&["deploy"]).expect(code);
+        self.newest()
+    }
+
+    pub fn show(&self, id: i64) -> Value {
+        self.refit(&["show", &id.to_string(), "--format", "json"]).expect(0).json()
+    }
+
+    pub fn history(&self) -> Vec<Value> {
+        let all = self.refit(&["history", "--format", "json", "--limit", "1000"]).expect(0).json();
+        all.as_array().expect("an array").clone()
+    }
+
+    #[track_caller]
+    pub fn newest(&self) -> Value {
+        self.history().first().expect("a deployment").clone()
+    }
+
+    /// The log of a deployment.
+    pub fn log_of(&self, deployment: &Value) -> String {
+        let name = deployment["log"].as_str().expect("a log");
+        let path = Path::new(name);
+        let path = if path.is_absolute() { path.to_owned() } else { self.path().join("logs").join(path) };
+        fs::read_to_string(path).expect("the log can be read")
+    }
+
+    // ---- the daemon
+
+    pub fn serve(&mut self) {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.path().join("daemon.log"))
+            .expect("a log file");
+        let child = self
+            .refit_command(&["serve"])
+            .stdout(log.try_clone().expect("a handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the daemon starts");
+        self.daemon = Some(child);
+        let log = self.path().join("daemon.log");
+        let up = poll(|| {
+            http(self.http, "GET", "/_deploy/health", &[], b"").map(|a| a.status == 200).unwrap_or(false).then_some(())
+        });
+        up.unwrap_or_else(|| panic!("the daemon is not up: {}", fs::read_to_string(log).unwrap_or_default()));
+    }
+
+    pub fn daemon_pid(&self) -> i32 {
+        i32::try_from(self.daemon.as_ref().expect("a daemon").id()).expect("a process id")
+    }
+
+    pub fn daemon_log(&self) -> String {
+        fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default()
+    }
+
+    /// Sends a signal to the daemon.
+    pub fn signal(&self, name: &str) {
+        let pid = self.daemon_pid().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().expect("kill runs");
+        assert!(sent.success(), "kill -s {name} {pid}");
+    }
+
+    /// SIGKILL, and wait until it is gone.
+    pub fn kill_daemon(&mut self) {
+        if let Some(mut child) = self.daemon.take() {
+            child.kill().expect("the daemon is killed");
+            child.wait().expect("the daemon is gone");
+        }
+    }
+
+    /// SIGTERM, and its exit code.
+    pub fn stop_daemon(&mut self) -> i32 {
+        self.signal("TERM");
+        let mut child = self.daemon.take().expect("a daemon");
+        let status = poll(|| child.try_wait().expect("the daemon can be waited for"));
+        status.expect("the daemon ends after SIGTERM").code().unwrap_or(-1)
+    }
+
+    /// Waits until the newest deployment satisfies `wanted`.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+        let found = poll(|| self.history().first().filter(|d| wanted(d)).cloned());
+        found.unwrap_or_else(|| panic!("{what} did not happen: {:#?}\n{}", self.history().first(), self.daemon_log()))
+    }
+
+    /// Waits until no deployment is under way, and returns the newest.
+    #[track_caller]
+    pub fn settled(&self) -> Value {
+        self.wait_for("an end", |d| !matches!(d["status"].as_str(), Some("queued" | "running")))
+    }
+
+    /// A signed push delivery, as GitHub would send it.
+    pub fn webhook(&self, delivery: &str, body: &str) -> Answer {
+        let signature = sign(WEBHOOK_SECRET, body);
+        self.post(delivery, "push", &signature, body)
+    }
+
+    pub fn post(&self, delivery: &str, event: &str, signature: &str, body: &str) -> Answer {
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-github-event", event),
+            ("x-github-delivery", delivery),
+            ("x-hub-signature-256", signature),
+        ];
+        http(self.http, "POST", "/hooks/github", &headers, body.as_bytes()).expect("the daemon answers")
+    }
+
+    /// The body of a push of `commit` to `branch`.
+    pub fn push_body(&self, branch: &str, commit: &str) -> String {
+        serde_json::json!({
+            "ref": format!("refs/heads/{branch}"),
+            "before": "0000000000000000000000000000000000000001",
+            "after": commit,
+            "created": false, "deleted": false, "forced": false,
+            "repository": {
+                "full_name": format!("acme/{}", self.app),
+                "clone_url": "https://evil.example/other.git",
+            },
+            "pusher": { "name": "ada" },
+            "head_commit": { "id": commit, "message": "a change", "timestamp": "2026-11-21T10:00:00Z" },
+        })
+        .to_string()
+    }
+
+    // ---- what users see
+
+    /// The start page on the public port; `None` while nobody answers.
+    pub fn page(&self) -> Option<String> {
+        http(self.port, "GET", "/", &[], b"").ok().filter(|a| a.status == 200).map(|a| a.body)
+    }
+
+    #[track_caller]
+    pub fn expect_page(&self, version: &str) {
+        assert_eq!(self.page().as_deref().map(str::trim), Some(format!("version {version}").as_str()));
+    }
+
+    /// Names of this app's containers, running or not.
+    pub fn containers(&self, running_only: bool) -> Vec<String> {
+        let filter = format!("label=refit.app={}", self.app);
+        let mut args = vec!["ps", "--filter", &filter, "--format", "{{.Names}}"];
+        if !running_only {
+            args.push("-a");
+        }
+        let mut names: Vec<String> = docker(&args).lines().map(str::to_owned).collect();
+        names.sort();
+        names
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        if let Some(mut daemon) = self.daemon.take() {
+            let _ = daemon.kill();
+            let _ = daemon.wait();
+        }
+        let filter = format!("label=refit.app={}", self.app);
+        match self.kind {
+            Kind::Docker => {
+                let ids = docker(&["ps", "-aq", "--filter", &filter]);
+                let ids: Vec<&str> = ids.split_whitespace().collect();
+                if !ids.is_empty() {
+                    docker(&[&["rm", "-f", "-v"], ids.as_slice()].concat());
+                }
+                let images = docker(&["images", "-q", "--no-trunc", "--filter", &filter]);
+                let mut images: Vec<&str> = images.split_whitespace().collect();
+                images.sort_unstable();
+                images.dedup();
+                if !images.is_empty() {
+                    let _ = Command::new("docker").arg("rmi").arg("-f").args(images).output();
+                }
+            }
+            Kind::Process => end_supervised(self.path()),
+        }
+    }
+}
+
+/// Ends the supervisors that work below a directory: by the process ids whose arguments name it.
+fn end_supervised(dir: &Path) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    let wanted = dir.display().to_string();
+    for pid in processes.flatten().filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok())) {
+        let Ok(line) = fs::read_to_string(format!("/proc/{pid}/cmdline")) else { continue };
+        if line.contains(&wanted) && line.contains("supervise") {
+            let _ = Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
+            poll(|| (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
+        }
+    }
+}
+
+/// Runs the docker program and returns what it printed.
+#[track_caller]
+pub fn docker(args: &[&str]) -> String {
+    let ran: Ran = Command::new("docker").args(args).output().expect("docker runs").into();
+    if ran.code != 0 {
+        panic!("docker {args:?}: {}", ran.stderr);
+    }
+    ran.stdout
+}
+
+/// Asks again and again, for a bounded time.
+pub fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let began = Instant::now();
+    while began.elapsed() < PATIENCE {
+        if let Some(found) = ask() {
+            return Some(found);
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    None
+}
+
+/// A port below the ephemeral range that nobody listens on.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let n = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = 10_000 + (std::process::id().wrapping_mul(37).wrapping_add(n * 7919)) % 20_000;
+        let port = u16::try_from(port).expect("a port");
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// `sha256=…` over the body.
+pub fn sign(secret: &str, body: &str) -> String {
+    use hmac::{Hmac, KeyInit, Mac};
+    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("any key length");
+    mac.update(body.as_bytes());
+    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
+}
+
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub body: String,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
+    }
+}
+
+/// One HTTP/1.0-style request on a connection of its own.
+pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    for (name, value) in headers {
+        head.push_str(&format!("{name}: {value}\r\n"));
+    }
+    head.push_str("\r\n");
+    stream.write_all(head.as_bytes())?;
+    stream.write_all(body)?;
+    let mut answer = Vec::new();
+    // A server may close with the request half read; what it said before still counts.
+    let _ = stream.read_to_end(&mut answer);
+    let text = String::from_utf8_lossy(&answer).into_owned();
+    let status = text.split(' ').nth(1).and_then(|s| s.parse().ok());
+    let status = status.ok_or_else(|| std::io::Error::other(format!("no answer: {text:?}")))?;
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    Ok(Answer { status, body })
+}
