@@ -61,7 +61,7 @@ pub fn verify(secrets: &[Secret], body: &[u8], header: Option<&str>) -> Result<u
 /// What a delivery is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Parsed {
-    Push(PushEvent),
+    Push(Box<PushEvent>),
     /// Understood, and nothing to deploy: answered 200 with the reason.
     Ignored {
         reason: String,
@@ -191,7 +191,7 @@ fn push(payload: Payload, delivery: Option<&str>) -> Result<Parsed, ParseError> 
     // GitHub's head commit is what the branch points at; another one would describe something else.
     let head = payload.head_commit.filter(|head| head.id == after.as_str());
     let message = head.as_ref().and_then(|h| h.message.as_deref()).map(|m| cut(m, LONGEST_MESSAGE));
-    Ok(Parsed::Push(PushEvent {
+    Ok(Parsed::Push(Box::new(PushEvent {
         delivery: delivery.map(str::to_owned),
         full_name,
         reference: payload.reference,
@@ -203,7 +203,7 @@ fn push(payload: Payload, delivery: Option<&str>) -> Result<Parsed, ParseError> 
         subject: message.as_deref().and_then(|m| m.lines().next()).map(|line| cut(line, LONGEST_SUBJECT)),
         message,
         time: head.and_then(|h| h.timestamp).and_then(|time| time.parse().ok()),
-    }))
+    })))
 }
 
 fn ignored(reason: impl Into<String>) -> Parsed {
@@ -353,11 +353,11 @@ mod tests {
     #[test]
     fn a_push_is_read_from_json_and_from_a_form() {
         let value = payload("refs/heads/main", AFTER);
-        assert_eq!(read(&value), Ok(Parsed::Push(expected())));
+        assert_eq!(read(&value), Ok(Parsed::Push(Box::new(expected()))));
         let encoded: String = value.to_string().bytes().map(|b| format!("%{b:02x}")).collect();
         let form = format!("x=1&payload={encoded}&y=+");
         let delivery = expected().delivery;
-        assert_eq!(parse("push", delivery.as_deref(), form.as_bytes()), Ok(Parsed::Push(expected())));
+        assert_eq!(parse("push", delivery.as_deref(), form.as_bytes()), Ok(Parsed::Push(Box::new(expected()))));
     }
 
     #[test]
@@ -376,7 +376,7 @@ mod tests {
             time: None,
             ..expected()
         };
-        assert_eq!(read(&value), Ok(Parsed::Push(bare)));
+        assert_eq!(read(&value), Ok(Parsed::Push(Box::new(bare))));
     }
 
     #[test]
