@@ -68,8 +68,9 @@ const SETTINGS: &[&str] = &[
     "http.lowSpeedTime=30",
 ];
 
-const SSH: &str =
-    "core.sshCommand=ssh -o BatchMode=yes -o ConnectTimeout=10 -o ServerAliveInterval=15 -o ServerAliveCountMax=3";
+/// Becoming a connection's master is left out: a master that stays behind would hold the output pipes open.
+const SSH: &str = "core.sshCommand=ssh -o BatchMode=yes -o ControlMaster=no -o ConnectTimeout=10 \
+                   -o ServerAliveInterval=15 -o ServerAliveCountMax=3";
 
 /// `git` on a repository, or on none. The working directory is the root, so that no repository is found by chance.
 pub(super) fn git(dir: Option<&Path>) -> Program {

@@ -129,6 +129,10 @@ impl Mirror {
     ) -> Result<BTreeMap<Branch, CommitId>, GitError> {
         let cancel = CancellationToken::new();
         let task = Task::begin(self, "ask the remote for its branches".to_owned(), limit, &cancel, None)?;
+        if branches.is_empty() {
+            // Without a pattern `git` would list every ref.
+            return Ok(BTreeMap::new());
+        }
         let wanted: BTreeMap<String, &Branch> = branches.iter().map(|b| (format!("refs/heads/{b}"), b)).collect();
         let program = command::git(None).args(["ls-remote", "--"]).arg(&self.remote).args(wanted.keys());
         let done = task.run(&program).await?;

@@ -74,7 +74,6 @@ async fn an_ambiguous_abbreviation_lists_what_it_may_mean() {
     let head = remote.find_reference("refs/heads/main").unwrap().peel_to_commit().unwrap();
     let mut seen = std::collections::BTreeMap::new();
     let mut last = head.clone();
-
     let mut twins = None;
     for n in 0_i64.. {
         let who = git2::Signature::new("Ada", "ada@example.org", &git2::Time::new(1_700_000_000 + n, 0)).unwrap();
