@@ -347,3 +347,6 @@ impl Lines {
         self.open.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;
