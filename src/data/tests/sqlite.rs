@@ -135,8 +135,13 @@ async fn a_large_copy_ends_when_cancelled_and_when_the_disk_is_full() {
                 (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 100000) INSERT INTO t SELECT hex(randomblob(50)) FROM n')";
     prepare(fill, &path);
     let job = job();
-    job.cancel.cancel();
-    let cancelled = take(dir.path(), vec![sqlite(&path)], None, &job).await;
+    let begun = || set_dirs(dir.path()).iter().any(|set| set.join(".app.db.copy").exists());
+    let (cancelled, ()) = tokio::join!(take(dir.path(), vec![sqlite(&path)], None, &job), async {
+        while !begun() {
+            tokio::task::yield_now().await;
+        }
+        job.cancel.cancel();
+    });
     assert!(matches!(cancelled, Err(DataError::Cancelled)), "{cancelled:?}");
     assert_eq!(set_dirs(dir.path()).len(), 0);
 
