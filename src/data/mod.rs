@@ -8,7 +8,7 @@
 //! **a directory without a manifest is no backup**, but the remains of a run that did not finish. [`prune`] clears those away.
 //!
 //! A part streams from its source through compression and hashing to the file, a chunk at a time. It counts only if the
-//! source said it succeeded *and* the dump is whole by its own signs (see [`postgres`] and [`sqlite`]). A part that fails takes its
+//! source said it succeeded *and* the dump is whole by its own signs (see `postgres.rs` and `sqlite.rs`). A part that fails takes its
 //! file with it and is reported; the others go on, unless it was `required`, or every part failed: then no set stays. A
 //! cancelled or dropped [`create_set`] leaves nothing behind, neither files nor commands in containers.
 //!
@@ -157,6 +157,9 @@ pub async fn create_set(
     let created_at = Timestamp::now();
     let set = layout::NewSet::create(request.backups_dir, &environment.key, created_at)?;
     for backup in &environment.backups {
+        if job.cancel.is_cancelled() {
+            return Err(DataError::Cancelled);
+        }
         job.log.line(format!("dumping {}", describe(backup)));
         match dump_part(backup, &set, exec, job).await {
             Ok(part) => {

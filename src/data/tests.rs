@@ -206,7 +206,7 @@ async fn a_set_has_its_files_its_manifest_and_nobody_elses_eyes() {
     second.compression = Compression::Zstd;
     let report = take(dir.path(), vec![plain("guestbook"), second], Some(&Script(|_| whole())), &job()).await.unwrap();
     let set = dir.path().join(report.set.as_ref().unwrap());
-    assert_eq!(set_dirs(dir.path()), [set.clone()]);
+    assert_eq!(set_dirs(dir.path()), std::slice::from_ref(&set));
 
     let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
     for made in [dir.path().join("guestbook"), dir.path().join("guestbook/production"), set.clone()] {
@@ -334,7 +334,7 @@ async fn nothing_stays_when_all_parts_or_a_required_one_failed() {
 
     let report = take(dir.path(), Vec::new(), None, &job()).await.unwrap();
     assert_eq!(report, BackupReport::default());
-    assert_eq!(set_dirs(dir.path()), [PathBuf::new(); 0]);
+    assert!(set_dirs(dir.path()).is_empty());
 }
 
 #[tokio::test]

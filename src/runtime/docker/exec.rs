@@ -260,8 +260,8 @@ impl Command {
         if tokio::time::timeout(PATIENCE * 5, drained).await.is_err() {
             return false;
         }
-        let helper = Self { exec: made.id, ..self.clone() };
-        matches!(tokio::time::timeout(PATIENCE, helper.exit_code()).await, Ok(Ok(0)))
+        let sender = Self { exec: made.id, ..self.clone() };
+        matches!(tokio::time::timeout(PATIENCE, sender.exit_code()).await, Ok(Ok(0)))
     }
 
     async fn signal_from_host(&self, signal: &str) {
@@ -347,3 +347,6 @@ impl Lines {
         self.open.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;
