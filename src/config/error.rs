@@ -92,6 +92,9 @@ impl ConfigErrors {
         let handler = GraphicalReportHandler::new_themed(theme).with_width(110).with_links(false);
         let mut out = String::new();
         for problem in &self.problems {
+            if !out.is_empty() {
+                out.push('\n');
+            }
             let mut one = String::new();
             match handler.render_report(&mut one, self.report(problem).as_ref()) {
                 Ok(()) => out.push_str(&one),
