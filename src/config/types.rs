@@ -256,7 +256,7 @@ pub struct Start {
     pub networks: Vec<String>,
     /// `name:/path[:ro]` or `/host/path:/path[:ro]`.
     pub volumes: Vec<String>,
-    /// Replaces the image's command; for the process runtime it is the app's command, run by `sh -c`.
+    /// Replaces the image's command: its words. For the process runtime it is the app's command, always one element, run by `sh -c`.
     pub command: Option<Vec<String>>,
     pub env: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, Secret>,
@@ -338,6 +338,7 @@ pub struct Smoke {
     pub bake: Duration,
     /// Between rounds during the bake.
     pub interval: Duration,
+    /// Until all checks passed once.
     pub timeout: Duration,
 }
 

@@ -1,0 +1,102 @@
+//! Every default, in the words of the file itself.
+//!
+//! A table here holds what a reader finds where the user's table has no such key; it goes through the same parsers, so a default
+//! cannot be of another type than what a user may write. Keys without a default are missing here: they are required, or
+//! off. `docs/configuration.md` repeats these values, and a test compares the two.
+
+/// One quoted header a table of [`super::schema::TABLES`].
+pub(super) const DEFAULTS: &str = r#"
+["environments.*"]
+bind = "0.0.0.0"
+paths = []
+requires = []
+parallel = true
+approval = false
+windows = []
+
+["pull"]
+timeout = "2m"
+retries = 2
+
+["backup"]
+format = "plain"
+required = false
+keep = 10
+keep_days = 7
+timeout = "30m"
+compression = "gzip"
+
+["test"]
+name = "test"
+networks = []
+env = {}
+secrets = {}
+timeout = "15m"
+
+["build"]
+context = "."
+dockerfile = "Dockerfile"
+args = {}
+builder = "auto"
+timeout = "30m"
+no_cache = false
+
+["migrate"]
+timeout = "10m"
+on_failure = "keep"
+max_backup_age = "15m"
+
+["start"]
+runtime = "docker"
+strategy = "recreate"
+networks = []
+volumes = []
+env = {}
+secrets = {}
+init = false
+stop_timeout = "30s"
+
+["start.log"]
+max_size = "100m"
+max_file = 5
+
+["start.health"]
+interval = "200ms"
+timeout = "5s"
+successes = 2
+deadline = "60s"
+settle = "10s"
+
+["smoke"]
+check = []
+bake = "0s"
+interval = "1s"
+timeout = "2m"
+
+["smoke.check"]
+status = 200
+contains = []
+absent = []
+json = {}
+timeout = "5s"
+retries = 2
+
+["rollback"]
+automatic = true
+keep = 5
+
+["server"]
+listen = "127.0.0.1:8787"
+state_dir = ".refit"
+backups_dir = "backups"
+logs_dir = "logs"
+reconcile = "5m"
+max_body = "25m"
+max_connections = 1024
+min_free_space = "256m"
+log_keep_days = 30
+
+["telegram"]
+operators = []
+api_url = "https://api.telegram.org"
+"#;

@@ -1,0 +1,211 @@
+//! The tables of pull, backup, test, build, migrate and rollback.
+
+use super::{
+    read::Reader,
+    types::{
+        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat, Pull,
+        Retention, Rollback, RuntimeKind, TestPlace, TestSuite,
+    },
+    values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, integer, text},
+};
+use crate::model::Name;
+
+pub(super) fn pull(table: &Reader<'_>) -> Pull {
+    Pull { timeout: table.get("timeout", duration), retries: table.get("retries", integer(0..=100)) }
+}
+
+/// The entries of `[[backup]]`, and how long their common sets are kept: the most that any of them asks for. Without an
+/// entry `defaults` still serve sets that were made by hand.
+pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Backup>, Retention) {
+    let mut backups: Vec<Backup> = Vec::new();
+    for table in tables {
+        if let Some(backup) = backup(table) {
+            unique(table, &backup.name, backups.iter().map(|other| &other.name), "backup");
+            backups.push(backup);
+        }
+    }
+    let tables = if tables.is_empty() { std::slice::from_ref(defaults) } else { tables };
+    let keep = tables.iter().map(|table| table.get("keep", integer(1..=100_000))).max().unwrap_or_default();
+    let keep_days = tables.iter().map(|table| table.get("keep_days", integer(0..=36_500))).max().unwrap_or_default();
+    (backups, Retention { keep, keep_days })
+}
+
+fn unique<'n>(table: &Reader<'_>, name: &Name, mut others: impl Iterator<Item = &'n Name>, what: &str) {
+    if others.any(|other| other == name) {
+        let complaint = Complaint::new(format!("there is another {what} called `{name}` in this environment"));
+        table.complain("name", complaint.help("give each a `name` of its own"));
+    }
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum BackupKind {
+    Postgres,
+    Sqlite,
+    Later,
+}
+
+fn backup(table: &Reader<'_>) -> Option<Backup> {
+    const KINDS: &[(&str, BackupKind)] = &[
+        ("postgres", BackupKind::Postgres),
+        ("sqlite", BackupKind::Sqlite),
+        ("mysql", BackupKind::Later),
+        ("files", BackupKind::Later),
+        ("volume", BackupKind::Later),
+        ("command", BackupKind::Later),
+    ];
+    let kind = table.required("kind", choice(KINDS));
+    let required = table.get("required", boolean);
+    let timeout = table.get("timeout", duration);
+    let compression = table.get(
+        "compression",
+        choice(&[
+            ("gzip", Some(Compression::Gzip)),
+            ("zstd", Some(Compression::Zstd)),
+            ("none", Some(Compression::None)),
+        ]),
+    );
+    let name = table.read("name", values::checked::<Name>);
+    let (source, fallback) = match kind? {
+        BackupKind::Postgres => postgres(table)?,
+        BackupKind::Sqlite => sqlite(table)?,
+        BackupKind::Later => {
+            let complaint = Complaint::new("this version cannot make this kind of backup yet");
+            table.complain("kind", complaint.help("it knows `postgres` and `sqlite`; remove the entry"));
+            return None;
+        }
+    };
+    Some(Backup { name: name.or(fallback)?, source, required, timeout, compression: compression? })
+}
+
+fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
+    table.refuse(&["path"], "a `postgres` backup has no `path`", "name its `container` and `database`");
+    let container = table.required("container", docker_name);
+    let database = table.required("database", values::database_word);
+    let user = table.required("user", values::database_word);
+    let password = table.read("password", |value| table.secret(value));
+    let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
+    let format = table.get("format", choice(formats));
+    let database = database?;
+    let name = name_from(&database, "postgres");
+    Some((BackupSource::Postgres { container: container?, database, user: user?, password, format: format? }, name))
+}
+
+fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
+    let foreign = ["container", "database", "user", "password", "format"];
+    table.refuse(&foreign, "a `sqlite` backup has only a `path`", "remove the key");
+    let path = table.required("path", values::host_path(table.dir))?;
+    let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    Some((BackupSource::Sqlite { path }, name_from(&stem, "sqlite")))
+}
+
+/// A backup's name from what it holds, else from its kind.
+fn name_from(text: &str, kind: &str) -> Option<Name> {
+    text.to_lowercase().parse().or_else(|_| kind.parse()).ok()
+}
+
+pub(super) fn tests(tables: &[Reader<'_>], runtime: RuntimeKind) -> Vec<TestSuite> {
+    let mut suites: Vec<TestSuite> = Vec::new();
+    for table in tables {
+        if let Some(suite) = test(table, runtime) {
+            unique(table, &suite.name, suites.iter().map(|other| &other.name), "test suite");
+            suites.push(suite);
+        }
+    }
+    suites
+}
+
+fn test(table: &Reader<'_>, runtime: RuntimeKind) -> Option<TestSuite> {
+    let name = table.required("name", values::checked::<Name>);
+    let place = test_place(table, runtime);
+    let run = table.required("run", values::filled);
+    let (env, secrets) = environment_and_secrets(table);
+    let networks = table.list("networks", docker_name);
+    let timeout = table.get("timeout", duration);
+    let coverage = table.has("coverage").then(|| coverage(&table.child("coverage", "test.coverage"))).flatten();
+    Some(TestSuite { name: name?, place: place?, run: run?, networks, env, secrets, timeout, coverage })
+}
+
+fn test_place(table: &Reader<'_>, runtime: RuntimeKind) -> Option<TestPlace> {
+    let target = table.read("target", values::target);
+    let image = table.read("image", values::image);
+    if runtime == RuntimeKind::Process {
+        let why = "the process runtime has no containers: its tests run in the commit's tree on this host";
+        table.refuse(&["target", "image", "networks"], why, "remove the key");
+        return Some(TestPlace::Tree);
+    }
+    match (table.has("target"), table.has("image")) {
+        (true, true) => table.complain("image", Complaint::new("a test has either a `target` or an `image`, not both")),
+        (false, false) => {
+            let help = "add `target = \"…\"` (a stage of the Dockerfile) or `image = \"…\"`";
+            table.cx.problem(&table.at, Complaint::new("a test needs a place to run in").help(help));
+        }
+        _ => {}
+    }
+    target.map(TestPlace::Target).or(image.map(TestPlace::Image))
+}
+
+fn coverage(table: &Reader<'_>) -> Option<Coverage> {
+    let report = table.required("report", values::inner_path);
+    let min = table.required("min", values::number(0.0..=100.0));
+    Some(Coverage { report: report?, min: min? })
+}
+
+/// `env` and `secrets`, which must not set the same variable.
+pub(super) fn environment_and_secrets(table: &Reader<'_>) -> (Variables<String>, Variables<crate::secret::Secret>) {
+    let env = table.variables("env", text);
+    let secrets = table.variables("secrets", |value| table.secret(value));
+    for name in env.keys().filter(|name| secrets.contains_key(*name)) {
+        let complaint = Complaint::new(format!("`{name}` stands in both `env` and `secrets`"));
+        table.complain("env", complaint.help("keep one of them"));
+    }
+    (env, secrets)
+}
+
+type Variables<T> = std::collections::BTreeMap<String, T>;
+
+pub(super) fn build(table: &Reader<'_>, runtime: RuntimeKind) -> Build {
+    match runtime {
+        RuntimeKind::Docker => {
+            let why = "`run` is the build of the process runtime; an image is built from its Dockerfile";
+            table.refuse(&["run"], why, "remove the key, or set `runtime = \"process\"` in `[start]`");
+        }
+        RuntimeKind::Process => {
+            let why = "the process runtime builds no image";
+            table.refuse(&["dockerfile", "target", "builder"], why, "remove the key; `run` is its build command");
+        }
+    }
+    let builders = &[("auto", Builder::Auto), ("classic", Builder::Classic), ("buildkit", Builder::BuildKit)];
+    Build {
+        context: table.get("context", values::inner_path),
+        dockerfile: table.get("dockerfile", values::inner_path),
+        target: table.read("target", values::target),
+        args: table.variables("args", text),
+        builder: table.read("builder", choice(builders)).unwrap_or(Builder::Auto),
+        timeout: table.get("timeout", duration),
+        run: table.read("run", values::filled),
+        no_cache: table.get("no_cache", boolean),
+    }
+}
+
+/// `None` where `run` is the empty string, by which an environment turns the common one off.
+pub(super) fn migrate(table: &Reader<'_>) -> Option<Migrate> {
+    let run = table.required("run", text);
+    let version = table.read("version", values::filled);
+    let timeout = table.get("timeout", duration);
+    let on_failure = table.read("on_failure", on_failure);
+    let max_backup_age = table.get("max_backup_age", duration);
+    let run = run.filter(|run| !run.trim().is_empty())?;
+    Some(Migrate { run, version, timeout, on_failure: on_failure?, max_backup_age })
+}
+
+fn on_failure(value: &super::tree::Value) -> Parsed<OnMigrateFailure> {
+    match choice(&[("keep", true), ("down", false), ("restore", false)])(value)? {
+        true => Ok(OnMigrateFailure::Keep),
+        false => Err(Complaint::new("this version cannot undo a failed migration yet")
+            .help("use \"keep\": the database is left as it is, and the report says so")),
+    }
+}
+
+pub(super) fn rollback(table: &Reader<'_>) -> Rollback {
+    Rollback { automatic: table.get("automatic", boolean), keep: table.get("keep", integer(1..=1000)) }
+}
