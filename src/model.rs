@@ -316,6 +316,9 @@ pub struct Trigger {
     pub by: Option<String>,
     /// The delivery id that a Git host gave.
     pub delivery: Option<String>,
+    /// The push said that it replaced history: it may take the branch back to a commit that was live before.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
 }
 
 /// One stage of a deployment as JSON shows it.

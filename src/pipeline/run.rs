@@ -95,6 +95,7 @@ impl Runner {
             requested: view.commit.clone(),
             reference: view.reference.clone(),
             explicit: view.trigger.kind.is_explicit(),
+            forced: view.trigger.forced,
             previous,
             ..Progress::default()
         };

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::Queue;
 use crate::{
     config::Environment,
-    model::{Branch, CommitId, Name, Trigger},
+    model::{Branch, Name, Status, Trigger},
     registry::{Delivery, NewDeployment, Outcome, Receipt, Registry, RegistryError, StoredDelivery},
 };
 
@@ -102,7 +102,7 @@ async fn settle_one(queue: &Queue, stored: &StoredDelivery) -> Result<Vec<Outcom
     let mut outcomes = Vec::new();
     for environment in following(queue, &delivery.app, &delivery.branch) {
         let key = environment.key.clone();
-        if let Some(why) = already(queue, environment, &delivery.commit).await? {
+        if let Some(why) = already(queue, environment, delivery).await? {
             outcomes.push(Outcome { environment: Some(key), deployment: None, ignored: Some(why) });
             continue;
         }
@@ -110,6 +110,7 @@ async fn settle_one(queue: &Queue, stored: &StoredDelivery) -> Result<Vec<Outcom
             kind: delivery.source,
             by: delivery.pusher.clone(),
             delivery: Some(delivery.delivery.clone()),
+            forced: delivery.forced,
         };
         let new = NewDeployment {
             key: key.clone(),
@@ -134,13 +135,20 @@ fn following<'a>(queue: &'a Queue, app: &Name, branch: &Branch) -> impl Iterator
     app.into_iter().flat_map(|a| &a.environments).filter(move |e| e.branch == branch)
 }
 
-/// Why a push of this commit needs no deployment, as far as the registry can tell. What needs Git is judged by the pull stage.
-async fn already(queue: &Queue, environment: &Environment, commit: &CommitId) -> Result<Option<String>, RegistryError> {
+/// Why a push needs no deployment, as far as the registry can tell. What needs Git is judged by the pull stage.
+async fn already(
+    queue: &Queue,
+    environment: &Environment,
+    delivery: &Delivery,
+) -> Result<Option<String>, RegistryError> {
     let registry = &queue.world.registry;
+    let commit = &delivery.commit;
     if registry.live(&environment.key).await?.is_some_and(|release| release.commit == *commit) {
         return Ok(Some(format!("{} is live already", commit.short())));
     }
     let earlier = registry.last_of_commit(&environment.key, commit, None).await?;
+    // A branch that was forced back to a release that was good: the pull stage looks closer.
+    let earlier = earlier.filter(|(_, status)| !(delivery.forced && *status == Status::Succeeded));
     Ok(earlier.map(|(id, status)| {
         format!("{} has deployment {id} ({status}) already: `refit rerun {id}` does it again", commit.short())
     }))

@@ -57,6 +57,7 @@ async fn ask(queue: &Queue, app: &App) {
             branch: environment.branch.clone(),
             commit: tip,
             pusher: None,
+            forced: false,
         };
         if let Err(error) = queue.receive(delivery).await {
             tracing::error!(app = %app.name, %error, "a push that was found could not be noted");

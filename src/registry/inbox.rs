@@ -17,6 +17,8 @@ pub struct Delivery {
     pub branch: Branch,
     pub commit: CommitId,
     pub pusher: Option<String>,
+    /// The push replaced history.
+    pub forced: bool,
 }
 
 /// The answer to a delivery: on disk, now or before.
@@ -47,7 +49,7 @@ impl Registry {
     /// app and id, in the store or earlier in the batch) is told as a duplicate with the first one's id.
     pub async fn accept(&self, batch: &[Delivery]) -> Result<Vec<Receipt>> {
         let rows: Vec<_> =
-            batch.iter().map(|d| json!([d.source.as_str(), d.delivery, d.app, d.branch, d.commit, d.pusher])).collect();
+            batch.iter().map(|d| json!([d.source.as_str(), d.delivery, d.app, d.branch, d.commit, d.pusher, d.forced])).collect();
         let rows = to_json("batch", &rows)?;
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("write deliveries"))?;
         let before: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM deliveries")
@@ -55,8 +57,8 @@ impl Registry {
             .await
             .map_err(query("write deliveries"))?;
         sqlx::query(
-            "INSERT INTO deliveries (source, delivery, app, branch, commit_id, pusher, received_at)
-             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, ?2
+            "INSERT INTO deliveries (source, delivery, app, branch, commit_id, pusher, forced, received_at)
+             SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, ?2
              FROM json_each(?1) WHERE true ORDER BY key
              ON CONFLICT (source, app, delivery) DO NOTHING",
         )
@@ -82,7 +84,7 @@ impl Registry {
     /// Deliveries that the queue has not settled, oldest first.
     pub async fn open_deliveries(&self, limit: u32) -> Result<Vec<StoredDelivery>> {
         let rows = sqlx::query(
-            "SELECT id, source, delivery, app, branch, commit_id, pusher FROM deliveries
+            "SELECT id, source, delivery, app, branch, commit_id, pusher, forced FROM deliveries
              WHERE outcome IS NULL ORDER BY id LIMIT ?",
         )
         .bind(limit)
@@ -98,6 +100,7 @@ impl Registry {
                     branch: parse("branch", row.get("branch"))?,
                     commit: parse("commit", row.get("commit_id"))?,
                     pusher: row.get("pusher"),
+                    forced: row.get("forced"),
                 };
                 Ok(StoredDelivery { id: row.get("id"), delivery })
             })

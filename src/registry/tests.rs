@@ -29,6 +29,7 @@ fn delivery(id: &str, digit: char) -> Delivery {
         branch: "main".parse().unwrap(),
         commit: commit(digit),
         pusher: Some("eve \"quote\" 🙂".to_owned()),
+        forced: true,
     }
 }
 
@@ -37,7 +38,7 @@ fn new_deployment(digit: char) -> NewDeployment {
         key: key(),
         commit: Some(commit(digit)),
         reference: "refs/heads/main".to_owned(),
-        trigger: Trigger { kind: TriggerKind::Cli, by: None, delivery: None },
+        trigger: Trigger { kind: TriggerKind::Cli, by: None, delivery: None, forced: false },
     }
 }
 

@@ -100,6 +100,7 @@ pub struct Progress {
     pub requested: Option<CommitId>,
     pub reference: String,
     pub explicit: bool,
+    pub forced: bool,
     /// What was live when it began.
     pub previous: Option<Release>,
     pub commit: Option<CommitId>,

@@ -12,11 +12,11 @@ use super::{Done, Progress, StageFailure, Step, blocking, within};
 use crate::{
     git::{CommitInfo, Mirror},
     log::printable,
-    model::CommitId,
+    model::{CommitId, TriggerKind},
     pipeline::journal::FailureKind,
     registry::Facts,
     runtime::Job,
-    trigger::rules,
+    trigger::rules::{self, PushFacts, Verdict},
 };
 
 /// Between two attempts to reach the remote; doubled each time.
@@ -28,6 +28,8 @@ pub struct Input {
     pub commit: Option<CommitId>,
     /// A person asked for exactly this.
     pub explicit: bool,
+    /// The push replaced history.
+    pub forced: bool,
     /// The commit that is live.
     pub live: Option<CommitId>,
 }
@@ -46,6 +48,7 @@ pub fn input(progress: &Progress) -> Input {
         reference: progress.reference.clone(),
         commit: progress.requested.clone(),
         explicit: progress.explicit,
+        forced: progress.forced,
         live: progress.previous.as_ref().map(|release| release.commit.clone()),
     }
 }
@@ -117,32 +120,39 @@ async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, 
     }
 }
 
-/// The rules for pushes: see `trigger::rules`.
+/// The rules for pushes: see `trigger::rules`. The commit is the branch's tip.
 async fn why_skip(step: &Step, mirror: &Mirror, input: &Input, info: &CommitInfo) -> Result<Option<String>, StageFailure> {
-    if input.live.as_ref() == Some(&info.id) {
-        return Ok(Some(format!("{} is live already", info.id.short())));
-    }
-    let earlier = step
-        .world
-        .registry
-        .last_of_commit(&step.environment.key, &info.id, Some(step.deployment))
-        .await
-        .map_err(|e| StageFailure::failed(e.to_string()))?;
-    if let Some((id, status)) = earlier {
-        return Ok(Some(format!(
-            "{} was deployed before (deployment {id}, {status}): push a new commit, or run `refit rerun {id}`",
-            info.id.short()
-        )));
-    }
-    if let Some(marker) = rules::skip_marker(&info.message) {
-        return Ok(Some(format!("the commit message says {marker}")));
-    }
-    let rules = &step.environment.paths;
-    let Some(live) = input.live.clone().filter(|live| rules.set.is_some() && mirror.has_commit(live)) else {
-        return Ok(None);
-    };
-    let (mirror, to) = (mirror.clone(), info.id.clone());
-    let changed = blocking(move || Ok(mirror.changed_paths(&live, &to)?)).await?;
-    let matches = rules::paths_match(rules, &changed);
-    Ok((!matches).then(|| format!("none of the {} changed files is in `paths`", changed.len())))
+    let key = &step.environment.key;
+    let earlier = step.world.registry.last_of_commit(key, &info.id, Some(step.deployment)).await;
+    let earlier = earlier.map_err(|e| StageFailure::failed(e.to_string()))?;
+    let earlier: Vec<_> = earlier.into_iter().map(|(_, status)| status).collect();
+    let live = input.live.clone().filter(|live| mirror.has_commit(live));
+    let (mirror, tip, forced) = (mirror.clone(), info.clone(), input.forced);
+    let paths = step.environment.paths.clone();
+    blocking(move || {
+        let facts = PushFacts {
+            trigger: TriggerKind::Reconcile,
+            commit: &tip.id,
+            tip: Some(&tip.id),
+            live: live.as_ref(),
+            on_branch: true,
+            in_live: match &live {
+                Some(live) => mirror.is_ancestor(&tip.id, live)?,
+                None => false,
+            },
+            forced,
+            earlier: &earlier,
+        };
+        if let Verdict::Ignore(why) = rules::judge_push(&facts) {
+            return Ok(Some(why));
+        }
+        if let Some(marker) = rules::skip_marker(&tip.message) {
+            return Ok(Some(format!("the commit message says {marker}")));
+        }
+        let Some(live) = live.filter(|_| paths.set.is_some()) else { return Ok(None) };
+        let changed = mirror.changed_paths(&live, &tip.id)?;
+        let matches = rules::paths_match(&paths, &changed);
+        Ok((!matches).then(|| format!("none of the {} changed files is in `paths`", changed.len())))
+    })
+    .await
 }

@@ -8,6 +8,7 @@ CREATE TABLE deliveries (
     branch      TEXT    NOT NULL,
     commit_id   TEXT    NOT NULL,
     pusher      TEXT,
+    forced      INTEGER NOT NULL,
     received_at INTEGER NOT NULL,
     outcome     TEXT,                          -- JSON; NULL until the queue has settled it
     UNIQUE (source, app, delivery)
