@@ -10,6 +10,8 @@ use crate::{
     runtime::Job,
 };
 
+pub mod context;
+
 #[derive(Debug, thiserror::Error)]
 #[error("{operation}: {why}")]
 pub struct GitError {
