@@ -51,6 +51,7 @@ pub struct BuildContext {
     digest: String,
     dockerfile: String,
     dockerfile_text: String,
+    dockerignore: Option<String>,
     submodules: Vec<String>,
 }
 
@@ -68,6 +69,8 @@ struct Entry {
     kind: Kind,
     /// A directory's is zero: its contents speak for it.
     blob: Oid,
+    /// Excluded by the rules, and here only because the builder reads it.
+    forced: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,8 +105,8 @@ impl BuildContext {
         let repo = open(dir)?;
         let (tree, time) = tree_of(&repo, commit)?;
         let root = subtree(&repo, tree, context)?;
-        let file = find_dockerfile(&repo, &root, dockerfile)?;
-        let text = small_blob(&repo, file.blob, dockerfile)?;
+        let (path, blob) = find_dockerfile(&repo, &root, dockerfile)?;
+        let text = small_blob(&repo, blob, dockerfile)?;
         let named = format!("{dockerfile}.dockerignore");
         let rules = match read_small(&repo, &root, &named)? {
             Some(text) => Some((named.as_str(), text)),
@@ -113,7 +116,7 @@ impl BuildContext {
             Some((name, text)) => Ignore::parse(text).map_err(|why| failed(format!("reading `{name}`"), why))?,
             None => Ignore::default(),
         };
-        let path = String::from_utf8_lossy(&file.path).into_owned();
+        let path = String::from_utf8_lossy(&path).into_owned();
         let forced = [path.as_str(), dockerfile, &named, ".dockerignore"].map(|p| clean(p).into_bytes());
         let mut walk = Walk { forced: &forced, ..Walk::new(&repo, &ignore) };
         walk.directory(&root, &mut Vec::new(), &ignore.root())?;
@@ -125,6 +128,7 @@ impl BuildContext {
             source: Source { repository: dir.to_owned(), time },
             dockerfile: path,
             dockerfile_text: text,
+            dockerignore: read_small(&repo, &root, ".dockerignore")?,
             submodules,
         })
     }
@@ -144,8 +148,23 @@ impl BuildContext {
         &self.dockerfile_text
     }
 
+    /// The general `.dockerignore`'s text, whether or not the Dockerfile has its own.
+    pub fn dockerignore(&self) -> Option<&str> {
+        self.dockerignore.as_deref()
+    }
+
     /// The archive. Submodules that are left out and Git LFS pointers are told to `log`.
     pub fn stream(&self, log: StageLog) -> ReceiverStream<Chunk> {
+        self.pipe(log, None)
+    }
+
+    /// The archive for a builder that reads other files than the commit's: with `extra` (names at the root and texts, each in the
+    /// place of an entry of that name) and without what [`BuildContext::stream`] sends though it is excluded.
+    pub fn stream_with(&self, log: StageLog, extra: Vec<(&'static str, String)>) -> ReceiverStream<Chunk> {
+        self.pipe(log, Some(extra))
+    }
+
+    fn pipe(&self, log: StageLog, extra: Option<Vec<(&'static str, String)>>) -> ReceiverStream<Chunk> {
         for path in &self.submodules {
             log.line(format!("submodule `{path}` is not part of the build context"));
         }
@@ -153,7 +172,13 @@ impl BuildContext {
         pipe(move |out| {
             let repo = open(&source.repository).map_err(io::Error::other)?;
             let mut archive = Archive::new(&repo, out, source.time, "", Some(log));
-            entries.iter().try_for_each(|entry| archive.add(entry, entry.kind.mode()))?;
+            for entry in entries.iter().filter(|entry| extra.is_none() || !entry.forced) {
+                archive.add(entry, entry.kind.mode())?;
+            }
+            // A later entry of a name takes the place of an earlier one.
+            for (name, text) in extra.iter().flatten() {
+                archive.add_text(name, text)?;
+            }
             archive.finish()
         })
     }
@@ -171,7 +196,7 @@ pub fn tree_tar(mirror: &Mirror, commit: &CommitId, prefix: &str) -> ReceiverStr
         let mut walk = Walk::new(&repo, &ignore);
         walk.directory(&tree, &mut Vec::new(), &ignore.root()).map_err(io::Error::other)?;
         let mut archive = Archive::new(&repo, out, time, &prefix, None);
-        archive.add(&Entry { path: Vec::new(), kind: Kind::Directory, blob: Oid::ZERO_SHA1 }, 0o777)?;
+        archive.add(&Entry { path: Vec::new(), kind: Kind::Directory, blob: Oid::ZERO_SHA1, forced: false }, 0o777)?;
         for entry in &walk.entries {
             let mode = if entry.kind == Kind::Directory { 0o777 } else { entry.kind.mode() };
             archive.add(entry, mode)?;
@@ -218,10 +243,10 @@ fn subtree<'r>(repo: &'r Repository, tree: Tree<'r>, context: &str) -> Result<Tr
     }
 }
 
-fn find_dockerfile(repo: &Repository, root: &Tree<'_>, dockerfile: &str) -> Result<Entry, GitError> {
+fn find_dockerfile(repo: &Repository, root: &Tree<'_>, dockerfile: &str) -> Result<(Vec<u8>, Oid), GitError> {
     let operation = format!("finding the Dockerfile `{dockerfile}`");
     match resolve(repo, root, &[], dockerfile.as_bytes()).map_err(git(&operation))? {
-        Resolved::File { path, blob } => Ok(Entry { path, kind: Kind::File { executable: false }, blob }),
+        Resolved::File { path, blob } => Ok((path, blob)),
         Resolved::Outside => Err(failed(operation, "it leads out of the build context")),
         Resolved::Directory(_) => Err(failed(operation, "it is a directory")),
         Resolved::Nothing => Err(failed(operation, "the commit has no such file in its build context")),
@@ -324,7 +349,7 @@ impl<'a> Walk<'a> {
         };
         let wanted = !excluded || self.forced.contains(path);
         if wanted {
-            self.entries.push(Entry { path: path.clone(), kind, blob: item.id() });
+            self.entries.push(Entry { path: path.clone(), kind, blob: item.id(), forced: excluded });
         }
         Ok(wanted)
     }
@@ -342,7 +367,7 @@ impl<'a> Walk<'a> {
         }
         let tree = self.repo.find_tree(id).map_err(git("reading the tree"))?;
         let place = self.entries.len();
-        self.entries.push(Entry { path: path.clone(), kind: Kind::Directory, blob: Oid::ZERO_SHA1 });
+        self.entries.push(Entry { path: path.clone(), kind: Kind::Directory, blob: Oid::ZERO_SHA1, forced: false });
         let listed = self.directory(&tree, path, verdict)?;
         // An excluded directory is there only for the sake of what was taken back from it.
         if excluded && !listed {
@@ -366,16 +391,28 @@ impl<'r, W: Write> Archive<'r, W> {
         Self { repo, tar: tar::Builder::new(out), time, prefix, log }
     }
 
-    fn add(&mut self, entry: &Entry, mode: u32) -> io::Result<()> {
-        let mut name = self.prefix.as_bytes().to_vec();
-        name.extend_from_slice(&entry.path);
-        let name = Path::new(std::ffi::OsStr::from_bytes(&name));
+    fn header(&self, mode: u32) -> tar::Header {
         let mut header = tar::Header::new_gnu();
         header.set_mode(mode);
         header.set_mtime(self.time);
         header.set_uid(0);
         header.set_gid(0);
         header.set_size(0);
+        header
+    }
+
+    fn add_text(&mut self, name: &str, text: &str) -> io::Result<()> {
+        let mut header = self.header(0o644);
+        header.set_entry_type(tar::EntryType::Regular);
+        header.set_size(text.len() as u64);
+        self.tar.append_data(&mut header, name, text.as_bytes())
+    }
+
+    fn add(&mut self, entry: &Entry, mode: u32) -> io::Result<()> {
+        let mut name = self.prefix.as_bytes().to_vec();
+        name.extend_from_slice(&entry.path);
+        let name = Path::new(std::ffi::OsStr::from_bytes(&name));
+        let mut header = self.header(mode);
         if entry.kind == Kind::Directory {
             header.set_entry_type(tar::EntryType::Directory);
             return self.tar.append_data(&mut header, name, io::empty());

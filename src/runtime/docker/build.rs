@@ -20,17 +20,18 @@ use bollard::{
 };
 use futures_util::{StreamExt, TryStreamExt};
 use sha2::{Digest, Sha256};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Engine,
+    Engine, dockerfile,
     errors::{answer, failure},
     images,
     progress::Progress,
 };
 use crate::{
     config::{Builder, Environment},
-    git::context::BuildContext,
+    git::{Chunk, context::BuildContext},
     runtime::{Artefact, BuildRequest, Job, Result, RuntimeError, label},
 };
 
@@ -64,11 +65,18 @@ async fn build_or_find(engine: &Engine, request: &BuildRequest<'_>, job: &Job) -
         job.log.line(format!("{name}: built before from the same tree and arguments, nothing to build"));
         return Ok(Artefact { id, name: name.to_string(), reused: true });
     }
-    let options = options(request, &context, target, &name, &key, buildkit)?;
+    let (options, dockerfile) = options(request, &context, target, &name, &key, buildkit)?;
+    let archive = match dockerfile {
+        Some(text) => {
+            let ignore = dockerfile::dockerignore(context.dockerignore());
+            context.stream_with(job.log.clone(), vec![(dockerfile::NAME, text), (".dockerignore", ignore)])
+        }
+        None => context.stream(job.log.clone()),
+    };
     // A BuildKit session outlives its build unless its connection is broken.
     let scope = CancellationToken::new();
     let _end = scope.clone().drop_guard();
-    let id = send(&engine.within(&scope)?, &context, options, &name, build.timeout, job).await?;
+    let id = send(&engine.within(&scope)?, archive, options, &name, build.timeout, job).await?;
     Ok(Artefact { id, name: name.to_string(), reused: false })
 }
 
@@ -125,6 +133,7 @@ async fn find(docker: &Docker, environment: &Environment, key: &str) -> Result<O
     Ok(images.into_iter().max_by_key(|image| image.created).map(|image| image.id))
 }
 
+/// What to ask for and, for the classic builder, the Dockerfile with the labels in it.
 fn options(
     request: &BuildRequest<'_>,
     context: &BuildContext,
@@ -132,7 +141,7 @@ fn options(
     name: &Name,
     key: &str,
     buildkit: bool,
-) -> Result<BuildImageOptions> {
+) -> Result<(BuildImageOptions, Option<String>)> {
     let now = format!("{:.0}", jiff::Timestamp::now());
     let build = &request.environment.build;
     let mut args: HashMap<String, String> = HashMap::new();
@@ -143,21 +152,25 @@ fn options(
         }
     }
     args.extend(build.args.clone());
+    let labels = labels(request, &now, key);
     let options = BuildImageOptionsBuilder::new()
         .dockerfile(context.dockerfile())
         .t(&name.to_string())
         .target(target.unwrap_or_default())
         .buildargs(&args)
-        .labels(&labels(request, &now, key))
         .nocache(build.no_cache)
         .rm(true)
         .forcerm(true);
     if !buildkit {
-        return Ok(options.build());
+        return Ok(match dockerfile::with_labels(context.dockerfile_text(), target, &labels) {
+            Some(text) => (options.dockerfile(dockerfile::NAME).build(), Some(text)),
+            None => (options.labels(&labels).build(), None),
+        });
     }
     let mut session = [0; 16];
     getrandom::fill(&mut session).map_err(|e| RuntimeError::failed("make a session id", e))?;
-    Ok(options.version(BuilderVersion::BuilderBuildKit).session(&hex::encode(session)).build())
+    let options = options.labels(&labels).version(BuilderVersion::BuilderBuildKit).session(&hex::encode(session));
+    Ok((options.build(), None))
 }
 
 fn labels(request: &BuildRequest<'_>, now: &str, key: &str) -> HashMap<String, String> {
@@ -191,7 +204,7 @@ fn public_url(repository: &str) -> Option<&str> {
 /// Sends the context and follows the build to its image's id.
 async fn send(
     docker: &Docker,
-    context: &BuildContext,
+    archive: ReceiverStream<Chunk>,
     options: BuildImageOptions,
     name: &Name,
     limit: Duration,
@@ -200,7 +213,7 @@ async fn send(
     // What goes wrong while the context is read would arrive here only as a broken request.
     let trouble: Arc<Mutex<Option<String>>> = Arc::default();
     let note = Arc::clone(&trouble);
-    let archive = context.stream(job.log.clone()).inspect_err(move |error| {
+    let archive = archive.inspect_err(move |error| {
         *note.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
     });
     let docker = docker.clone().with_timeout(limit.saturating_add(HEAD_SLACK));

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `transport` | the connection to the engine's socket |
 //! | `errors` | what the engine's errors mean; the limits on waiting |
-//! | `build`, `progress` | a commit's tree → image, with the classic builder or BuildKit |
+//! | `build`, `dockerfile`, `progress` | a commit's tree → image, with the classic builder or BuildKit |
 //! | `images` | names of images, removal |
 //! | `spec`, `instances` | what a container is made of; its life |
 //! | `once` | one-off containers: tests, migrations |
@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod build;
+mod dockerfile;
 mod errors;
 mod exec;
 mod images;

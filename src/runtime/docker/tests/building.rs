@@ -38,11 +38,13 @@ async fn a_tree_becomes_a_labelled_image_once() {
     assert!(!fixture.build(&again, None).await.expect("no cache").reused);
     fixture.environment.repository = "https://user:token@git.example/acme/app.git".to_owned();
     let plain = fixture.build(&again, None).await.expect("plain");
-    assert!(!labels_of_all(&fixture, &plain.id).await.contains("token"));
-}
-
-async fn labels_of_all(fixture: &Fixture, image: &str) -> String {
-    format!("{:?}", labels(fixture, image).await)
+    let shown = format!("{:?}", building::labels(&fixture, &plain.id).await);
+    assert!(shown.contains("refit.app") && !shown.contains("token"), "{shown}");
+    // A URL that cannot stand in a Dockerfile goes with the request.
+    fixture.environment.repository = "https://git.example/$acme/app.git".to_owned();
+    let odd = fixture.build(&again, None).await.expect("odd");
+    let labels = building::labels(&fixture, &odd.id).await;
+    assert_eq!(labels["org.opencontainers.image.source"], "https://git.example/$acme/app.git");
 }
 
 #[tokio::test]
@@ -115,6 +117,7 @@ async fn a_target_is_an_image_of_its_own() {
     assert_eq!(test.name, format!("{}-test:unit-{}", fixture.app(), commit.short()));
     let shown = fixture.run(OneOff { artefact: &test.id, ..fixture.one_off("cat /app") }).await.expect("run");
     assert_eq!(shown.stdout_tail, ["tested"]);
+    assert_eq!(labels(&fixture, &test.id).await["refit.app"], fixture.app());
     let whole = fixture.build(&commit, None).await.expect("whole");
     assert!(whole.id != test.id && !whole.reused);
     assert!(fixture.build(&commit, Some("unit")).await.expect("again").reused);
@@ -138,6 +141,33 @@ async fn what_is_ignored_or_leaves_the_tree_is_not_in_the_image() {
     let commit = fixture.commit("COPY . /app");
     let error = fixture.build(&commit, None).await.expect_err("refused").to_string();
     assert!(error.contains("`passwd`") && error.contains("outside the build context"), "{error}");
+}
+
+#[tokio::test]
+async fn the_image_sees_only_the_commit_and_the_cache_only_what_counts() {
+    for builder in [Builder::Classic, Builder::BuildKit] {
+        let mut fixture = Fixture::new().await;
+        fixture.environment.build.builder = builder;
+        fixture.write("main", "x");
+        let commit = fixture.commit("COPY . /app");
+        let built = fixture.build(&commit, None).await.expect("build");
+        let list = OneOff { artefact: &built.id, ..fixture.one_off("ls -A /app") };
+        assert_eq!(fixture.run(list).await.expect("run").stdout_tail, ["Dockerfile", "main"]);
+    }
+    let mut fixture = Fixture::new().await;
+    fixture.environment.build.builder = Builder::Classic;
+    fixture.write(".dockerignore", "Dockerfile*\n.dockerignore");
+    fixture.write("Dockerfile.dev", "FROM scratch");
+    fixture.write("main", "x");
+    let first = fixture.commit("COPY . /app\nRUN echo step-has-run; ls -A /app");
+    fixture.build(&first, None).await.expect("first");
+    // The Dockerfile changes, but it is not among what is copied.
+    let second = fixture.commit("COPY . /app\nRUN echo step-has-run; ls -A /app\nENV A=1");
+    fixture.build(&second, None).await.expect("second");
+    let said = fixture.said();
+    let ran: Vec<_> = said.lines().skip_while(|l| *l != "step-has-run").take_while(|l| !l.contains(':')).collect();
+    assert_eq!(ran, ["step-has-run", "main"], "{said}");
+    assert_eq!(said.lines().filter(|l| *l == "step-has-run").count(), 1, "{said}");
 }
 
 #[tokio::test]

@@ -178,13 +178,17 @@ impl Fixture {
 
 impl Drop for Fixture {
     fn drop(&mut self) {
-        // Blocking, so that it also works while a failed test unwinds.
+        // Blocking, so that it also works while a failed test unwinds. The nameless images are those of steps and of failed builds.
         let script = format!(
             "docker ps -aq --filter label=refit.app={app} | xargs -r docker rm -fv; \
+             base=$(docker images -q --no-trunc {app}-base:1); \
+             for image in $(docker images -q --filter dangling=true); do \
+               [ -n \"$base\" ] && docker history -q --no-trunc $image | grep -q \"$base\" && docker rmi -f $image; \
+             done; \
              docker images --format '{{{{.Repository}}}}:{{{{.Tag}}}}' | grep -E '^{app}(-test|-base)?:' | xargs -r docker rmi -f; \
              docker images -q --filter label=refit.app={app} | xargs -r docker rmi -f; \
              docker network ls -q --filter label=refit.app={app} | xargs -r docker network rm; \
-             docker volume ls -q --filter name={app} | xargs -r docker volume rm",
+             docker volume ls -q | grep '^{app}-' | xargs -r docker volume rm",
             app = self.app()
         );
         drop(Command::new("/bin/sh").arg("-c").arg(script).output());
