@@ -1,5 +1,7 @@
 //! Every exit code of `refit deploy` that can occur so far, and that the live version is what the code says.
 
+use std::process::Stdio;
+
 use crate::support::Site;
 
 #[test]
@@ -199,8 +201,7 @@ fn exit_130_cancelled_with_everything_undone() {
     site.write("run.sh", "sleep 600\n");
     site.push("slow");
     site.serve();
-    let follower = site.refit_command(&["deploy"]).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
-    let mut follower = { follower }.spawn().unwrap();
+    let mut follower = site.refit_command(&["deploy"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let running = site.wait_for("its start", |d| d["stages"][6]["status"] == "running");
     site.refit(&["cancel", &running["id"].to_string()]).expect(0);
     assert_eq!(follower.wait().unwrap().code(), Some(130));

@@ -87,7 +87,7 @@ fn sigterm_lets_a_running_deployment_finish() {
 
 #[test]
 fn a_second_sigterm_cancels_and_undoes() {
-    let mut site = Site::process();
+    let site = Site::process();
     site.push("good");
     site.deploy(0);
     let mut site = site.with("[build]\nrun = \"sleep 60\"");
