@@ -44,7 +44,7 @@ no_cache = false
 ["migrate"]
 timeout = "10m"
 on_failure = "keep"
-max_backup_age = "15m"
+max_backup_age = "5m"
 
 ["start"]
 runtime = "docker"
@@ -69,7 +69,7 @@ settle = "10s"
 
 ["smoke"]
 check = []
-bake = "0s"
+bake = "10s"
 interval = "1s"
 timeout = "2m"
 

@@ -30,6 +30,7 @@ use jiff::Timestamp;
 use crate::model::CommitId;
 
 mod command;
+pub mod context;
 mod export;
 mod fetch;
 mod read;

@@ -68,6 +68,18 @@ impl RuntimeError {
     pub fn failed(operation: impl Into<String>, why: impl ToString) -> Self {
         Self::Failed { operation: operation.into(), why: why.to_string() }
     }
+
+    /// What to do about it, where that is always the same.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { what: "network", name } => Some(format!("make it with `docker network create {name}`")),
+            Self::Missing { what: "image", name } => {
+                Some(format!("build it again, or get it with `docker pull {name}`"))
+            }
+            Self::Unavailable { .. } => Some("`refit doctor` checks what a deployment needs".to_owned()),
+            _ => None,
+        }
+    }
 }
 
 pub type Result<T> = std::result::Result<T, RuntimeError>;

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Progress, StageFailure, Step};
+use super::{Done, Progress, StageFailure, Step, within};
 use crate::{
     pipeline::checks,
-    runtime::{Instance, InstanceState},
+    runtime::{Instance, InstanceState, Job},
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,7 +37,11 @@ pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let smoke = &step.environment.smoke;
-    let first = round(step, &input.instance, true).await?;
+    let first = within(smoke.timeout, "the first round of smoke checks", &step.job.cancel, async |cancel| {
+        let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
+        round(&step, &input.instance, true).await
+    })
+    .await?;
     let began = Instant::now();
     let mut rounds = 1;
     while began.elapsed() < smoke.bake {

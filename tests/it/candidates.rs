@@ -1,0 +1,76 @@
+//! Threat 31: candidates that misbehave. Each is caught, and the old version is never gone for good.
+
+use serde_json::Value;
+
+use crate::support::Site;
+
+/// Deploys a good version and then one whose `run.sh` is `script`; expects the old one to be back.
+#[track_caller]
+fn caught(script: &str, extra: &str, code: i32, error: &str) -> Value {
+    let site = Site::docker().with(extra);
+    site.push("good");
+    site.deploy(0);
+    site.write("run.sh", script);
+    site.version("bad");
+    site.push("bad");
+    let bad = site.deploy(code);
+    assert_eq!(bad["status"], "rolled_back", "{bad:#}");
+    let told = bad["error"].as_str().unwrap_or_default().to_owned();
+    assert!(told.contains(error), "{told}");
+    site.expect_page("one");
+    assert_eq!(site.containers(false).len(), 1, "the candidate is gone");
+    bad
+}
+
+const QUICK: &str = "[start.health]\npath = \"/health\"\ninterval = \"50ms\"\ndeadline = \"3s\"\n";
+const BAKE: &str = "[smoke]\nbake = \"15s\"\ninterval = \"200ms\"\n[[smoke.check]]\nhttp = \"/health\"\n";
+
+#[test]
+fn docker_never_healthy() {
+    caught("mkdir /empty; exec httpd -f -p 8080 -h /empty\n", QUICK, 3, "404");
+}
+
+#[test]
+fn docker_listens_on_the_wrong_port() {
+    caught("exec httpd -f -p 9090 -h /app/www\n", QUICK, 3, "not healthy within");
+}
+
+#[test]
+fn docker_dead_at_once() {
+    let bad = caught("echo bad configuration; exit 78\n", QUICK, 3, "");
+    let error = bad["error"].as_str().unwrap();
+    assert!(error.contains("code 78") || error.contains("restart"), "{error}");
+}
+
+#[test]
+fn docker_in_a_restart_loop_that_answers_in_between() {
+    caught("httpd -f -p 8080 -h /app/www & sleep 1; exit 1\n", BAKE, 4, "restart");
+}
+
+#[test]
+fn docker_dead_after_four_seconds() {
+    caught("httpd -f -p 8080 -h /app/www & sleep 4; exit 1\n", BAKE, 4, "");
+}
+
+#[test]
+fn docker_dead_after_eleven_seconds() {
+    caught("httpd -f -p 8080 -h /app/www & sleep 11; exit 1\n", BAKE, 4, "");
+}
+
+#[test]
+fn docker_unhealthy_after_six_seconds() {
+    caught("httpd -f -p 8080 -h /app/www & sleep 6; rm /app/www/health; wait\n", BAKE, 4, "404");
+}
+
+#[test]
+fn docker_an_old_version_that_ignores_sigterm_is_killed_in_time() {
+    let site = Site::docker();
+    site.write("run.sh", "trap '' TERM; httpd -f -p 8080 -h /app/www & while true; do sleep 1; done\n");
+    site.push("stubborn");
+    site.deploy(0);
+    site.version("two");
+    site.push("next");
+    site.deploy(0);
+    site.expect_page("two");
+    assert_eq!(site.containers(true).len(), 1);
+}

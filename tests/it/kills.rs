@@ -1,0 +1,137 @@
+//! SIGKILL and SIGTERM in the middle; two daemons on one state directory.
+
+use crate::support::{Site, poll};
+
+/// Kills the daemon while `stage` (its index) runs; after the restart the deployment has an end, and one version is live.
+fn killed_during(stage: usize, name: &str, extra: &str, change: impl Fn(&Site)) {
+    let mut site = Site::docker().with(extra);
+    site.push("good");
+    site.deploy(0);
+    change(&site);
+    site.version("two");
+    let commit = site.push("killed");
+    site.serve();
+    site.webhook("d-1", &site.push_body("main", &commit));
+    site.wait_for(name, |d| d["stages"][stage]["status"] == "running");
+    site.kill_daemon();
+    site.serve();
+    let ended = site.settled();
+    assert_eq!(ended["commit"], *commit);
+    let status = ended["status"].as_str().unwrap().to_owned();
+    let expected = if stage >= 6 { "rolled_back" } else { "failed" };
+    assert_eq!(status, expected, "{ended:#}");
+    assert!(ended["error"].as_str().is_some_and(|e| e.contains(&format!("stopped during {name}"))), "{ended:#}");
+    site.expect_page("one");
+    assert_eq!(site.containers(false).len(), 1, "no orphan: {:?}", site.containers(false));
+    // A failed commit is not retried by itself; the next push deploys.
+    for file in ["run.sh", "test.sh"] {
+        let script = if file == "run.sh" { "exec httpd -f -p 8080 -h /app/www\n" } else { "true\n" };
+        site.write(file, script);
+    }
+    site.write("Dockerfile", "FROM refit-test/busybox:1 AS test\nCOPY . /app\nWORKDIR /app\nCMD [\"sh\", \"/app/run.sh\"]\n");
+    site.version("three");
+    let next = site.push("next");
+    site.webhook("d-2", &site.push_body("main", &next));
+    site.wait_for("the next push", |d| d["commit"] == *next && d["status"] == "succeeded");
+    site.expect_page("three");
+}
+
+#[test]
+fn docker_killed_during_test() {
+    let suite = "[[test]]\nname = \"unit\"\ntarget = \"test\"\nrun = \"sh test.sh\"";
+    killed_during(2, "test", suite, |site| site.write("test.sh", "sleep 600\n"));
+}
+
+#[test]
+fn docker_killed_during_build() {
+    killed_during(3, "build", "", |site| {
+        site.write("Dockerfile", "FROM refit-test/busybox:1\nCOPY . /app\nRUN sleep 20\nCMD [\"sh\", \"/app/run.sh\"]\n");
+    });
+}
+
+#[test]
+fn docker_killed_during_start() {
+    killed_during(6, "start", "", |site| site.write("run.sh", "sleep 600\n"));
+}
+
+#[test]
+fn docker_killed_during_smoke() {
+    let bake = "[smoke]\nbake = \"3s\"\n[[smoke.check]]\nhttp = \"/health\"\n";
+    killed_during(7, "smoke", bake, |_| ());
+}
+
+#[test]
+fn a_delivery_that_was_accepted_survives_a_kill() {
+    let mut site = Site::process();
+    let commit = site.push("first");
+    site.serve();
+    assert_eq!(site.webhook("d-1", &site.push_body("main", &commit)).status, 202);
+    site.kill_daemon();
+    site.serve();
+    // Begun and interrupted, or not begun and done: never lost.
+    let ended = site.settled();
+    assert_eq!(ended["commit"], *commit);
+}
+
+#[test]
+fn sigterm_lets_a_running_deployment_finish() {
+    let mut site = Site::process().with("[build]\nrun = \"sleep 2\"");
+    site.push("first");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
+    assert_eq!(site.stop_daemon(), 0);
+    let ended = site.newest();
+    assert_eq!(ended["status"], "succeeded", "{ended:#}\n{}", site.daemon_log());
+}
+
+#[test]
+fn a_second_sigterm_cancels_and_undoes() {
+    let mut site = Site::process();
+    site.push("good");
+    site.deploy(0);
+    let mut site = site.with("[build]\nrun = \"sleep 60\"");
+    site.version("two");
+    site.push("slow");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
+    site.signal("TERM");
+    let stopping = poll(|| site.daemon_log().contains("stopping").then_some(()));
+    stopping.unwrap_or_else(|| panic!("no word of stopping: {}", site.daemon_log()));
+    assert_eq!(site.stop_daemon(), 0);
+    let ended = site.newest();
+    assert_eq!(ended["status"], "cancelled", "{ended:#}");
+    site.expect_page("one");
+    // The store is whole: it opens, and the next deployment works.
+    let site = site.with("");
+    assert_eq!(site.refit(&["history"]).code, 0);
+}
+
+#[test]
+fn a_second_daemon_refuses_to_start() {
+    let mut site = Site::process();
+    site.push("first");
+    site.serve();
+    let second = site.refit(&["serve"]).expect(75);
+    assert!(second.stderr.contains("another refit"), "{}", second.stderr);
+    assert_eq!(site.stop_daemon(), 0);
+}
+
+#[test]
+fn ctrl_c_in_place_cancels_and_undoes() {
+    let site = Site::process();
+    site.push("good");
+    site.deploy(0);
+    let site = site.with("[build]\nrun = \"sleep 60\"");
+    site.version("two");
+    site.push("slow");
+    let child = site.refit_command(&["deploy"]).spawn().unwrap();
+    site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
+    let pid = child.id().to_string();
+    assert!(std::process::Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
+    let mut child = child;
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(site.newest()["status"], "cancelled");
+    site.expect_page("one");
+}
