@@ -25,7 +25,8 @@ impl InvalidValue {
 }
 
 /// A name of an app, an environment or a test suite. It becomes part of container names, image names, paths and URLs,
-/// so the rule is the strictest of theirs: `[a-z0-9]` first, then `[a-z0-9_-]`, at most 40 characters.
+/// so the rule is the strictest of theirs, which is Docker's for repositories: words of `[a-z0-9]` joined by `-`, `--`, …, `_` or `__`; at
+/// most 40 characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(String);
@@ -40,10 +41,11 @@ impl FromStr for Name {
     type Err = InvalidValue;
 
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
-        let rule = "may have only lower-case letters, digits, `-` and `_`, must start with a letter or digit, and be 1 to 40 long";
-        let first_ok = text.bytes().next().is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
-        let all_ok = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_');
-        if first_ok && all_ok && text.len() <= 40 {
+        let rule = "may have only lower-case letters and digits, joined by `-` or `_`, and be 1 to 40 long";
+        let joined = |joint: &str| matches!(joint, "_" | "__") || joint.bytes().all(|b| b == b'-');
+        let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+        let whole = text.starts_with(is_word) && text.ends_with(is_word);
+        if whole && text.split(is_word).all(joined) && text.len() <= 40 {
             Ok(Self(text.to_owned()))
         } else {
             Err(InvalidValue::new("name", text, rule))
@@ -378,10 +380,11 @@ mod tests {
 
     #[test]
     fn names_that_could_leave_their_place_are_refused() {
-        for bad in ["", "..", "a/b", "-a", "a b", "A", "a;b", "a$b", "é", &"a".repeat(41)] {
+        for bad in ["", "..", "a/b", "-a", "a b", "A", "a;b", "a$b", "é", "a-", "_a", "a-_b", "a___b", &"a".repeat(41)]
+        {
             assert!(bad.parse::<Name>().is_err(), "{bad:?}");
         }
-        assert_eq!("guest-book_2".parse::<Name>().map(String::from), Ok("guest-book_2".to_owned()));
+        assert_eq!("guest--book__2".parse::<Name>().map(String::from), Ok("guest--book__2".to_owned()));
     }
 
     #[test]

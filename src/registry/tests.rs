@@ -108,7 +108,7 @@ async fn what_is_recorded_is_what_the_view_shows() -> Done {
     assert_eq!(view.stages[0].status, StageStatus::Failed);
     assert_eq!(view.undone, ["pull: nothing"]);
     let message = registry.due_message().await?.unwrap();
-    registry.message_failed(message.id, "down", std::time::Duration::from_secs(60)).await?;
+    registry.message_failed(message.id, "down", Duration::from_secs(60)).await?;
     assert!(registry.due_message().await?.is_none(), "not due for a minute");
     assert_eq!(registry.outbox_backlog().await?, (1, Some("down".to_owned())));
     registry.message_sent(message.id).await?;
