@@ -9,6 +9,7 @@ mod candidates;
 mod deploy;
 mod engine_away;
 mod exits;
+mod guestbook;
 mod kills;
 mod processes;
 mod pushes;
