@@ -10,6 +10,7 @@ mod deploy;
 mod engine_away;
 mod exits;
 mod guestbook;
+mod hostile;
 mod kills;
 mod processes;
 mod pushes;
