@@ -62,8 +62,25 @@ fn docker_guestbook_goes_through_all_eight_stages() {
     expect_keys(
         &deployment,
         &[
-            "id", "app", "environment", "commit", "ref", "trigger", "status", "failed_stage", "error", "exit_code", "queued_at",
-            "started_at", "finished_at", "duration_ms", "stages", "image", "previous", "backup", "live",
+            "id",
+            "app",
+            "environment",
+            "commit",
+            "ref",
+            "trigger",
+            "status",
+            "failed_stage",
+            "error",
+            "exit_code",
+            "queued_at",
+            "started_at",
+            "finished_at",
+            "duration_ms",
+            "stages",
+            "image",
+            "previous",
+            "backup",
+            "live",
         ],
     );
     expect_keys(&deployment["trigger"], &["kind", "by", "delivery"]);
@@ -73,7 +90,9 @@ fn docker_guestbook_goes_through_all_eight_stages() {
         expect_keys(stage, &["name", "status", "started_at", "duration_ms", "output", "error"]);
         assert_eq!((&stage["status"], &stage["error"]), (&"succeeded".into(), &Value::Null), "{stage:#}");
         assert!(stage["output"].is_object() && stage["duration_ms"].is_u64(), "{stage:#}");
-        for time in [&stage["started_at"], &deployment["queued_at"], &deployment["started_at"], &deployment["finished_at"]] {
+        for time in
+            [&stage["started_at"], &deployment["queued_at"], &deployment["started_at"], &deployment["finished_at"]]
+        {
             let time = time.as_str().expect("a time");
             assert!(time.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok(), "{time}");
         }
@@ -144,7 +163,9 @@ fn docker_guestbook_keeps_its_data_and_a_backup_of_it() {
     guestbook.site.serve();
     let first = push(&guestbook.site, "main", "Open the guestbook");
     deployed(&guestbook.site, &first, "succeeded");
-    for (author, message) in [("Ada", "It%27s+a+%5C+%24%28test%29"), ("Grace", "two%0Alines%09and+a+tab"), ("Bj%C3%B6rk", "%F0%9F%8E%89")] {
+    for (author, message) in
+        [("Ada", "It%27s+a+%5C+%24%28test%29"), ("Grace", "two%0Alines%09and+a+tab"), ("Bj%C3%B6rk", "%F0%9F%8E%89")]
+    {
         guestbook.sign(guestbook.site.port, author, message);
     }
     let (site, database) = (&guestbook.site, &guestbook.database);
@@ -215,7 +236,10 @@ fn docker_guestbook_goes_back_when_a_version_is_bad() {
     good_is_live();
     assert_eq!(guestbook.schema(), "0003_add_mood");
     let not_undone = "the schema was not rolled back: it stays at 0003_add_mood (it was 0002_limit_messages)";
-    assert_eq!(deployment["undone"].as_array().and_then(|all| all.last()), Some(&format!("migrate: {not_undone}").into()));
+    assert_eq!(
+        deployment["undone"].as_array().and_then(|all| all.last()),
+        Some(&format!("migrate: {not_undone}").into())
+    );
     let report = site.refit(&["report", &deployment["id"].to_string()]).expect(0).stdout;
     assert!(report.contains(not_undone), "{report}");
     assert!(site.log_of(&deployment).contains("[masked]"), "the secret was there to be masked");
@@ -226,7 +250,8 @@ fn docker_guestbook_goes_back_when_a_version_is_bad() {
     guestbook.edit("guestbook/web.py", "\"failing\"", "\"fine\"");
     guestbook.migration("0003_add_mood", "ALTER TABLE entries ADD COLUMN mood text;\n");
     guestbook.migration("0004_drop_everything", "DROP TABLE entries;\n");
-    let tags = docker(&["images", "--filter", &format!("reference={}", site.app)]);
+    let images = || docker(&["images", "--format", "{{.Tag}} {{.ID}}", "--filter", &format!("reference={}", site.app)]);
+    let before = images();
     let untested = site.push("Always look on the bright side");
     site.refit(&["deploy"]).expect(1);
     let deployment = deployed(site, &untested, "failed");
@@ -238,6 +263,6 @@ fn docker_guestbook_goes_back_when_a_version_is_bad() {
     assert!(site.log_of(&deployment).contains("test_health_says_why_it_is_bad"));
     good_is_live();
     assert_eq!(guestbook.schema(), "0003_add_mood");
-    assert_eq!(docker(&["images", "--filter", &format!("reference={}", site.app)]), tags);
+    assert_eq!(images(), before);
     assert_eq!(guestbook.leaks(), [""; 0]);
 }

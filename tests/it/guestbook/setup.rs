@@ -54,7 +54,8 @@ impl Database {
     }
 
     fn try_psql(&self, database: &str, sql: &str) -> Ran {
-        let psql = ["exec", &self.name, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql];
+        let psql =
+            ["exec", &self.name, "psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql];
         Command::new("docker").args(psql).output().expect("docker runs").into()
     }
 
@@ -97,7 +98,12 @@ struct Base(String);
 impl Base {
     fn make(name: &str) -> Self {
         let build = ["build", "--quiet", "--tag", name, "-"];
-        let build = Command::new("docker").args(build).stdin(Stdio::piped()).stdout(Stdio::null()).spawn();
+        let build = Command::new("docker")
+            .args(build)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
         let mut build = build.expect("docker runs");
         let dockerfile = format!("FROM refit-test/python:3\nLABEL refit.test={name}\n");
         let sent = build.stdin.take().expect("a pipe").write_all(dockerfile.as_bytes());
@@ -112,9 +118,11 @@ impl Drop for Base {
     /// behind for stages that no image was made of. The newest come first in the list, so that none has children.
     fn drop(&mut self) {
         let filter = format!("label=refit.test={}", self.0);
-        let images = Command::new("docker").args(["images", "-a", "-q", "--filter", &filter]).output();
-        for image in images.iter().flat_map(|out| String::from_utf8_lossy(&out.stdout).lines().map(str::to_owned).collect::<Vec<_>>()) {
-            let _ = Command::new("docker").args(["rmi", "--force", &image]).output();
+        let Ok(listed) = Command::new("docker").args(["images", "-a", "-q", "--filter", &filter]).output() else {
+            return;
+        };
+        for image in String::from_utf8_lossy(&listed.stdout).lines() {
+            let _ = Command::new("docker").args(["rmi", "--force", image]).output();
         }
     }
 }
@@ -241,7 +249,9 @@ impl Guestbook {
         }
         for deployment in site.history() {
             let id = deployment["id"].to_string();
-            for args in [&["show", &id] as &[&str], &["show", &id, "--format", "json"], &["logs", &id], &["report", &id]] {
+            for args in
+                [&["show", &id] as &[&str], &["show", &id, "--format", "json"], &["logs", &id], &["report", &id]]
+            {
                 let ran = site.refit(args);
                 look(format!("{args:?}"), &(ran.stdout + &ran.stderr));
             }
@@ -258,7 +268,8 @@ impl Guestbook {
         files(site.path(), &mut |path| {
             // What an old release is started again with; only its owner may read it.
             if path.ends_with("environment.json") {
-                let mode = std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).expect("its mode").permissions());
+                let mode =
+                    std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).expect("its mode").permissions());
                 assert_eq!(mode & 0o777, 0o600, "{}", path.display());
                 return;
             }
