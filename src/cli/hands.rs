@@ -14,10 +14,14 @@ use crate::{
     config::{Config, MissingSecrets},
     control::{Control, ControlError, DeployRequest, RerunRequest, Update},
     model::DeploymentId,
+    notify,
 };
 
 /// Between two looks at a lock that somebody else holds.
 const LOCK_POLL: Duration = Duration::from_millis(500);
+
+/// For sending reports at the end of a command.
+const REPORTING: Duration = Duration::from_secs(10);
 
 /// How long other deployments that this process took up may go on after ours has ended.
 const GRACE: Duration = Duration::from_secs(3600);
@@ -102,6 +106,15 @@ impl Hands {
         match self {
             Self::Daemon(daemon) => daemon.follow(id, 0),
             Self::Here(control) => control.follow(id, 0),
+        }
+    }
+
+    /// Sends what is to be reported: without a daemon nobody else does. What cannot be sent now waits in the store.
+    pub async fn report(&self, context: &Context) {
+        let Self::Here(control) = self else { return };
+        let sent = notify::flush(control.registry().clone(), control.config().clone(), REPORTING);
+        if let Err(why) = Box::pin(sent).await {
+            context.say(&format!("note: {why}"));
         }
     }
 
