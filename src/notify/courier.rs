@@ -64,7 +64,11 @@ impl Courier {
     /// Sends one message and notes what became of it.
     pub async fn deliver(&mut self, message: &Message) -> Result<Next, RegistryError> {
         let Some(report) = self.report(message).await? else {
-            tracing::warn!(message = message.id, kind = message.kind, "a message that this version cannot word is dropped");
+            tracing::warn!(
+                message = message.id,
+                kind = message.kind,
+                "a message that this version cannot word is dropped"
+            );
             self.registry.message_sent(message.id).await?;
             return Ok(Next::More);
         };
@@ -119,7 +123,11 @@ impl Courier {
         };
         self.registry.message_failed(message.id, &why, pause).await?;
         if self.told.as_deref() != Some(why.as_str()) {
-            tracing::warn!(deployment = report.id.0, why, "a report could not be sent to Telegram; it is kept and tried again");
+            tracing::warn!(
+                deployment = report.id.0,
+                why,
+                "a report could not be sent to Telegram; it is kept and tried again"
+            );
             self.told = Some(why);
         }
         Ok(next)

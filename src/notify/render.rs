@@ -89,7 +89,8 @@ impl Report {
             canvas.words("\n");
         }
         canvas.append(foot);
-        Message { html: canvas.html.trim_end().to_owned(), plain: canvas.plain.trim_end().to_owned() }
+        let whole = |text: String| text.strip_suffix('\n').map_or(text.clone(), str::to_owned);
+        Message { html: whole(canvas.html), plain: whole(canvas.plain) }
     }
 
     fn tail_heading(&self) -> String {
@@ -114,7 +115,8 @@ impl Report {
             add("author", vec![Piece::Code(author.clone())]);
         }
         add(self.reference.0, vec![Piece::Code(self.reference.1.clone())]);
-        let mut trigger = vec![Piece::Words(self.trigger.0.to_owned())];
+        let forced = if self.forced { " (forced)" } else { "" };
+        let mut trigger = vec![Piece::Words(format!("{}{forced}", self.trigger.0))];
         if let Some(by) = &self.trigger.1 {
             trigger.extend([Piece::Words(", by ".to_owned()), Piece::Code(by.clone())]);
         }
@@ -126,7 +128,7 @@ impl Report {
             add("stages", vec![Piece::Words(self.stages.join(" · "))]);
         }
         if self.interrupted {
-            let note = "the daemon was stopped while it ran; this is what the next start made of it";
+            let note = "the daemon was stopped while it ran, and finished this at its next start";
             add("note", vec![Piece::Words(note.to_owned())]);
         }
         if let Some(error) = &self.error {

@@ -24,10 +24,12 @@ const SUBJECT: usize = 200;
 const NAME: usize = 80;
 const REFERENCE: usize = 120;
 const ERROR: usize = 600;
-const REMARK: usize = 200;
+const REMARK: usize = 150;
 
-/// Undone steps and warnings that a report lists at most, each.
-const REMARKS: usize = 8;
+/// Undone steps and warnings that a report lists at most. With the lengths above, everything but the log fits in a message: a
+/// property test says so.
+const UNDONE: usize = 8;
+const WARNINGS: usize = 3;
 
 /// One deployment, in words.
 #[derive(Debug, Clone)]
@@ -46,6 +48,8 @@ pub struct Report {
     pub reference: (&'static str, String),
     /// How it was asked for, and by whom.
     pub trigger: (&'static str, Option<String>),
+    /// The push replaced history.
+    pub forced: bool,
     pub took: Option<String>,
     /// The stages that were reached: `✓ pull 0.4 s`.
     pub stages: Vec<String>,
@@ -75,13 +79,9 @@ impl Report {
     }
 
     /// `events` is the whole journal; `repository` is where the commit came from, for a link.
-    pub fn compose(
-        view: &DeploymentView,
-        events: &[Recorded],
-        redactor: &Redactor,
-        repository: Option<&str>,
-    ) -> Self {
+    pub fn compose(view: &DeploymentView, events: &[Recorded], redactor: &Redactor, repository: Option<&str>) -> Self {
         let line = |text: &str, max| one_line(text, redactor, max);
+        let some = |text: &Option<String>, max| text.as_deref().map(|t| line(t, max)).filter(|t| !t.is_empty());
         let story = Story::read(events);
         let tail = outcome::failure_tail(events);
         let quoted = tail.iter().skip(tail.len().saturating_sub(QUOTED_LINES));
@@ -95,22 +95,23 @@ impl Report {
                 let url = repository.and_then(|repository| commit_url(repository, commit));
                 (commit.short().to_owned(), url)
             }),
-            subject: view.subject.as_deref().map(|s| line(s, SUBJECT)).filter(|s| !s.is_empty()),
-            author: view.author.as_deref().map(|a| line(a, NAME)).filter(|a| !a.is_empty()),
+            subject: some(&view.subject, SUBJECT),
+            author: some(&view.author, NAME),
             reference: reference(&view.reference, redactor),
-            trigger: (door(view.trigger.kind), view.trigger.by.as_deref().map(|by| line(by, NAME))),
+            trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
+            forced: view.trigger.forced,
             took: view.duration_ms.filter(|_| story.begun).map(duration),
             stages: view.stages.iter().filter_map(stage_line).collect(),
             failed_stage: view.failed_stage,
-            error: view.error.as_deref().map(|e| line(e, ERROR)),
+            error: some(&view.error, ERROR),
             interrupted: story.interrupted,
             warnings: warned
-                .take(REMARKS)
+                .take(WARNINGS)
                 .map(|s| (s.name, line(s.error.as_deref().unwrap_or("it had a problem"), REMARK)))
                 .collect(),
-            undone: view.undone.iter().take(REMARKS).map(|u| line(u, REMARK)).collect(),
+            undone: view.undone.iter().map(|u| line(u, REMARK)).filter(|u| !u.is_empty()).take(UNDONE).collect(),
             live: live(view, &story),
-            backup: view.backup.as_deref().map(|b| line(b, REFERENCE)),
+            backup: some(&view.backup, REFERENCE),
             tail: quoted.map(|l| log_line(l, redactor, LOG_LINE)).collect(),
             next: next_steps(view),
         }
@@ -134,6 +135,8 @@ impl Report {
 struct Story {
     begun: bool,
     interrupted: bool,
+    /// It ended by that, and not by a failure or a cancellation of its own before.
+    only_interrupted: bool,
     migrate_touched: bool,
     start_touched: bool,
 }
@@ -142,9 +145,12 @@ impl Story {
     fn read(events: &[Recorded]) -> Self {
         let any = |wanted: &dyn Fn(&Event) -> bool| events.iter().any(|r| wanted(&r.event));
         let touched = |stage: Stage| any(&|e| matches!(e, Event::StepStarted { stage: s, .. } if *s == stage));
+        let interrupted = any(&|e| matches!(e, Event::Interrupted));
+        let other_end = any(&|e| matches!(e, Event::StepFailed { .. } | Event::CancelRequested { .. }));
         Self {
             begun: any(&|e| matches!(e, Event::Begun { .. })),
-            interrupted: any(&|e| matches!(e, Event::Interrupted)),
+            interrupted,
+            only_interrupted: interrupted && !other_end,
             migrate_touched: touched(Stage::Migrate),
             start_touched: touched(Stage::Start),
         }
@@ -152,10 +158,10 @@ impl Story {
 }
 
 fn summary(view: &DeploymentView, story: &Story) -> String {
+    let verb = if story.only_interrupted { "interrupted" } else { "failed" };
     let failed = match view.failed_stage {
-        Some(stage) => format!("failed in {stage}"),
-        None if story.interrupted => "interrupted".to_owned(),
-        None => "failed".to_owned(),
+        Some(stage) => format!("{verb} in {stage}"),
+        None => verb.to_owned(),
     };
     match view.status {
         Status::Succeeded => "deployed".to_owned(),

@@ -7,7 +7,7 @@
 //! Answers fall into five kinds ([`Verdict`]); the sender above decides how long to wait. Two of them are settled at once: markup that Telegram
 //! cannot read is sent again as plain text, and a group that became a supergroup is written to under its new id.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use teloxide::{
     ApiError, Bot, RequestError,
@@ -42,13 +42,19 @@ pub enum Verdict {
 }
 
 /// A bot that writes to one chat.
-#[derive(Debug)]
 pub struct Client {
     bot: Bot,
     chat: ChatId,
     thread: Option<ThreadId>,
     api: String,
     redactor: Redactor,
+}
+
+/// Without the bot, whose own `Debug` shows the token.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("api", &self.api).field("chat", &self.chat).finish_non_exhaustive()
+    }
 }
 
 impl Client {
@@ -96,6 +102,7 @@ impl Client {
             };
             match error {
                 RequestError::Api(ApiError::CantParseEntities(why)) if html => {
+                    let why = one_line(&why, &self.redactor, LONGEST);
                     tracing::warn!(why, "Telegram cannot read a report's markup; it is sent as plain text");
                     html = false;
                 }
@@ -132,10 +139,9 @@ impl Client {
         match error {
             RequestError::RetryAfter(seconds) => Verdict::Slow(seconds.duration()),
             RequestError::Api(error) => self.api_verdict(error),
-            RequestError::MigrateToChatId(chat) => Verdict::Closed(say(&format!(
-                "the chat {} became {chat}: put that into `telegram.chat`",
-                self.chat
-            ))),
+            RequestError::MigrateToChatId(chat) => {
+                Verdict::Closed(say(&format!("the chat {} became {chat}: put that into `telegram.chat`", self.chat)))
+            }
             RequestError::Network(error) => Verdict::Away(say(&format!("{}: {}", self.api, network(error)))),
             RequestError::InvalidJson { raw, .. } => {
                 Verdict::Away(say(&format!("{} answered with something that is not the Bot API's: {raw}", self.api)))
@@ -153,7 +159,9 @@ impl Client {
         let say = |text: String| one_line(&text, &self.redactor, LONGEST);
         let chat = self.chat;
         let closed = match error {
-            ApiError::InvalidToken => Some("the bot's token is not known to Telegram: check `telegram.token`".to_owned()),
+            ApiError::InvalidToken => {
+                Some("the bot's token is not known to Telegram: check `telegram.token`".to_owned())
+            }
             ApiError::ChatNotFound => Some(format!(
                 "the bot is not in the chat {chat}, or there is no such chat: add it to the group, or press Start in a chat with \
                  it, and check `telegram.chat`"
@@ -166,7 +174,9 @@ impl Client {
                     .iter()
                     .any(|s| said.contains(s)) =>
             {
-                Some(format!("the bot may not write to the chat {chat} ({said}): let it in again, or change `telegram.chat`"))
+                Some(format!(
+                    "the bot may not write to the chat {chat} ({said}): let it in again, or change `telegram.chat`"
+                ))
             }
             _ => None,
         };
