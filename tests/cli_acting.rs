@@ -1,5 +1,7 @@
 //! Commands that act and commands that watch, on an app of the process runtime: in place, beside each other, and through a daemon.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "what a test's own helpers cannot do fails the test")]
+
 use std::{
     fs,
     io::{BufRead, BufReader, Read},
@@ -11,6 +13,10 @@ use std::{
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+/// How long something may take that a test waits for, on a machine with much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// An app that only runs; its build waits while the file `hold` is beside the configuration.
 struct Site {
@@ -57,7 +63,8 @@ impl Site {
         fs::remove_file(self.hold_file()).unwrap();
     }
 
-    fn git(&self, dir: &Path, args: &[&str]) {
+    /// What Git prints on standard error.
+    fn git(&self, dir: &Path, args: &[&str]) -> String {
         let output = Command::new("git")
             .env("HOME", self.path())
             .env("GIT_CONFIG_NOSYSTEM", "1")
@@ -67,14 +74,16 @@ impl Site {
             .output()
             .unwrap();
         assert!(output.status.success(), "git {args:?}: {}", text(&output.stderr));
+        text(&output.stderr)
     }
 
-    fn commit(&self, message: &str) {
+    /// Commits and pushes; what the pusher sees.
+    fn commit(&self, message: &str) -> String {
         let work = self.path().join("work");
         fs::write(work.join("message"), message).unwrap();
         self.git(&work, &["add", "-A"]);
         self.git(&work, &["commit", "-q", "-m", message]);
-        self.git(&work, &["push", "-q", "--force", "../origin.git", "HEAD:main"]);
+        self.git(&work, &["push", "-q", "--force", "../origin.git", "HEAD:main"])
     }
 
     fn command(&self, args: &[&str]) -> Command {
@@ -111,10 +120,16 @@ impl Site {
     /// Waits until the newest deployment is in its build.
     #[track_caller]
     fn wait_for_build(&self) -> i64 {
-        let newest = poll("the build", || {
-            self.history().first().filter(|d| d["stages"][3]["status"] == "running").map(|d| d["id"].as_i64().unwrap())
-        });
-        newest
+        let mut newest = Value::Null;
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            newest = self.history().into_iter().next().unwrap_or_default();
+            if newest["stages"][3]["status"] == "running" {
+                return newest["id"].as_i64().unwrap();
+            }
+            thread::sleep(PAUSE);
+        }
+        panic!("no build is running: {newest:#}")
     }
 
     fn serve(&mut self) {
@@ -167,12 +182,12 @@ fn expect(output: &Output, code: i32) -> (String, String) {
 
 #[track_caller]
 fn poll<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let end = Instant::now() + Duration::from_secs(60);
+    let end = Instant::now() + PATIENCE;
     while Instant::now() < end {
         if let Some(found) = look() {
             return found;
         }
-        thread::sleep(Duration::from_millis(20));
+        thread::sleep(PAUSE);
     }
     panic!("{what} did not happen");
 }
@@ -300,4 +315,25 @@ fn a_closed_pipe_does_not_end_a_deployment() {
     site.let_go();
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(site.history()[0]["live"], true);
+}
+
+#[test]
+fn the_pusher_sees_the_deployment_or_only_its_number() {
+    let mut site = Site::new();
+    site.run(&["hook", "install"], 0);
+    site.serve();
+    let seen = site.commit("second");
+    let lines: Vec<&str> = seen.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end).collect();
+    assert!(lines.iter().any(|line| line.starts_with("build: succeeded in")), "{seen}");
+    assert_eq!(lines.last(), Some(&"LIVE: deployment 1 of demo/production is live and healthy"), "{seen}");
+    assert!(lines.iter().all(|line| line.chars().count() <= 72), "{seen}");
+
+    // The push returns while the build is held: it does not wait for it.
+    site.git(&site.path().join("origin.git"), &["config", "refit.hook.follow", "false"]);
+    site.hold();
+    let seen = site.commit("third");
+    assert!(seen.contains("demo/production: deployment 2"), "{seen}");
+    assert_ne!(site.history()[0]["status"], "succeeded");
+    site.let_go();
+    poll("the end", || (site.history()[0]["status"] == "succeeded").then_some(()));
 }
