@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use globset::GlobSet;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     model::{Branch, EnvironmentKey, Name},
@@ -272,10 +273,22 @@ pub struct Start {
     pub health: Health,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum RuntimeKind {
     Docker,
     Process,
+}
+
+impl std::str::FromStr for RuntimeKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Docker, Self::Process]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is no runtime"))
+    }
 }
 
 impl RuntimeKind {

@@ -410,7 +410,7 @@ async fn bring_up_processes(world: &World) {
     for environment in environments.filter(|e| e.start.runtime == RuntimeKind::Process) {
         let started = async {
             let Some(release) = world.registry.live(&environment.key).await? else { return Ok(()) };
-            world.runtime(environment).start(&release.instance).await.map_err(ControlError::from)
+            world.runtimes.of(release.runtime).start(&release.instance).await.map_err(ControlError::from)
         };
         if let Err(error) = started.await {
             tracing::error!(environment = %environment.key, %error, "the live release could not be started");

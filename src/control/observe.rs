@@ -89,7 +89,7 @@ impl Observer {
             recent = registry.deployments(&filter).await?;
             live = registry.live(&environment.key).await?;
         }
-        let service = self.service(environment, live.as_ref()).await;
+        let service = self.service(live.as_ref()).await;
         let live = match (live, &self.registry) {
             (Some(release), Some(registry)) => {
                 let view = registry.deployment(release.deployment).await?;
@@ -126,11 +126,11 @@ impl Observer {
         })
     }
 
-    async fn service(&self, environment: &Environment, live: Option<&Release>) -> ServiceStatus {
+    async fn service(&self, live: Option<&Release>) -> ServiceStatus {
         let plain =
             |state: &str, detail: Option<String>, restarts| ServiceStatus { state: state.to_owned(), detail, restarts };
         let Some(release) = live else { return plain("none", Some("nothing was deployed yet".to_owned()), 0) };
-        let runtime = self.runtimes.of(environment.start.runtime);
+        let runtime = self.runtimes.of(release.runtime);
         let state = tokio::time::timeout(PATIENCE, runtime.inspect(&release.instance)).await;
         let state = state.unwrap_or_else(|_| Err(RuntimeError::failed("asking the runtime", "it does not answer")));
         match state {

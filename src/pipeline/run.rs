@@ -7,7 +7,11 @@
 //! If the journal itself cannot be written (disk full, file gone) nothing more is begun: the error goes up, and the next
 //! start recovers from what was written last.
 
-use std::{future::pending, sync::Arc};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
 use tokio::{sync::mpsc, task::JoinSet};
@@ -26,6 +30,10 @@ use crate::{
     registry::{End, Entry, Facts, NewMessage, RegistryError, Release},
     runtime::Job,
 };
+
+/// How long an undo waits for a runtime that is away, and how often it tries.
+const UNDO_PATIENCE: Duration = Duration::from_secs(120);
+const UNDO_PAUSE: Duration = Duration::from_secs(1);
 
 /// Runs a queued deployment to its end. `cancels` brings the names of those who ask to cancel it.
 pub async fn run(
@@ -263,7 +271,7 @@ impl Runner {
             // A step whose input could not even be made has nothing to undo.
             let result = match &input {
                 Value::Null => Ok(None),
-                input => stages::undo(stage, &step, input, output.as_ref()).await,
+                input => undo_patiently(stage, &step, input, output.as_ref()).await,
             };
             let event = match result {
                 Ok(summary) => {
@@ -347,7 +355,7 @@ impl Runner {
             commit: progress.commit.clone()?,
             artefact: artefact.id,
             artefact_name: artefact.name,
-            runtime: self.environment.start.runtime.as_str().to_owned(),
+            runtime: self.environment.start.runtime,
             instance: progress.instance.clone()?,
             live_since: jiff::Timestamp::now(),
         })
@@ -358,8 +366,32 @@ impl Runner {
         let Some(instance) = &self.progress.instance else { return false };
         let runtime = self.world.runtime(&self.environment);
         let step = self.step(self.log.section("refit"), CancellationToken::new());
-        let now = std::time::Instant::now();
+        let now = Instant::now();
         health::judge(runtime.as_ref(), self.world.http(), &self.environment, instance, now, &step.job).await.is_ok()
+    }
+}
+
+/// Undoes a stage. While the runtime is away (the engine restarts, the machine comes up) it is waited for: giving up at once would
+/// leave to a person what a minute mends.
+async fn undo_patiently(
+    stage: Stage,
+    step: &Step,
+    input: &Value,
+    output: Option<&Value>,
+) -> Result<Option<String>, StageFailure> {
+    let began = Instant::now();
+    let mut told = false;
+    loop {
+        match stages::undo(stage, step, input, output).await {
+            Err(failure) if failure.kind == FailureKind::Unavailable && began.elapsed() < UNDO_PATIENCE => {
+                if !told {
+                    step.job.log.line(format!("cannot be undone yet, trying again: {}", failure.message));
+                    told = true;
+                }
+                tokio::time::sleep(UNDO_PAUSE).await;
+            }
+            result => return result,
+        }
     }
 }
 

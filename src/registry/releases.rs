@@ -6,6 +6,7 @@ use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Registry, Result, from_json, now_ms, parse, query, time, to_json};
 use crate::{
+    config::RuntimeKind,
     model::{CommitId, DeploymentId, EnvironmentKey},
     runtime::Instance,
 };
@@ -19,8 +20,7 @@ pub struct Release {
     /// The artefact's id: a digest, or a release directory.
     pub artefact: String,
     pub artefact_name: String,
-    /// `docker` or `process`.
-    pub runtime: String,
+    pub runtime: RuntimeKind,
     pub instance: Instance,
     pub live_since: Timestamp,
 }
@@ -85,7 +85,7 @@ pub(super) async fn make_live(tx: &mut Transaction<'_, Sqlite>, release: &Releas
     .bind(release.commit.as_str())
     .bind(&release.artefact)
     .bind(&release.artefact_name)
-    .bind(&release.runtime)
+    .bind(release.runtime.as_str())
     .bind(to_json("instance", &release.instance)?)
     .bind(release.live_since.as_millisecond())
     .execute(&mut **tx)
@@ -114,7 +114,7 @@ fn release_of(row: &SqliteRow) -> Result<Release> {
         commit: parse("commit", row.get("commit_id"))?,
         artefact: row.get("artefact"),
         artefact_name: row.get("artefact_name"),
-        runtime: row.get("runtime"),
+        runtime: parse("runtime", row.get("runtime"))?,
         instance: from_json("instance", row.get("instance"))?,
         live_since: time(row.get("live_since")),
     })

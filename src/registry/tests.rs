@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    config::RuntimeKind,
     model::{CommitId, DeploymentId, EnvironmentKey, Stage, StageStatus, Status, Trigger, TriggerKind},
     pipeline::journal::{Event, FailureKind, Saga},
     runtime::Instance,
@@ -146,7 +147,7 @@ async fn a_success_is_live_in_the_same_commit() -> Done {
         commit: commit('1'),
         artefact: "sha256:1".into(),
         artefact_name: "guestbook:1".into(),
-        runtime: "docker".into(),
+        runtime: RuntimeKind::Docker,
         instance: Instance { id: "c".into(), name: "n".into(), deployment: id },
         live_since: time(now_ms()),
     };

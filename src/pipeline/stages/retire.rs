@@ -4,11 +4,7 @@
 
 use std::sync::Arc;
 
-use crate::{
-    config::{Environment, RuntimeKind},
-    pipeline::World,
-    registry::Release,
-};
+use crate::{config::Environment, pipeline::World, registry::Release};
 
 /// Retires what is beyond `keep`. The live release and the one before it always stay.
 pub async fn retire_old(world: &Arc<World>, environment: &Environment) {
@@ -25,8 +21,7 @@ pub async fn retire_old(world: &Arc<World>, environment: &Environment) {
 }
 
 async fn retire(world: &World, environment: &Environment, release: &Release) -> Result<(), String> {
-    let kind = if release.runtime == "process" { RuntimeKind::Process } else { RuntimeKind::Docker };
-    let runtime = world.runtimes.of(kind);
+    let runtime = world.runtimes.of(release.runtime);
     runtime.remove(&release.instance).await.map_err(|e| e.to_string())?;
     world.registry.retire(release.deployment).await.map_err(|e| e.to_string())?;
     if !world.registry.artefact_in_use(&release.artefact).await.map_err(|e| e.to_string())? {

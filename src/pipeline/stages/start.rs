@@ -7,10 +7,11 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 use super::{Done, Progress, StageFailure, Step, tag};
 use crate::{
-    config::Environment,
+    config::{Environment, RuntimeKind},
     model::{CommitId, DeploymentId},
     pipeline::health,
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
@@ -32,6 +33,8 @@ pub struct Previous {
     pub commit: CommitId,
     pub artefact: String,
     pub instance: Instance,
+    /// Where it runs: the configuration may say otherwise by now.
+    pub runtime: RuntimeKind,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -53,6 +56,7 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
             commit: release.commit.clone(),
             artefact: release.artefact.clone(),
             instance: release.instance.clone(),
+            runtime: release.runtime,
         }),
     })
 }
@@ -67,7 +71,7 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let gap = Instant::now();
     if let Some(previous) = &input.previous {
         step.job.log.line(format!("stopping deployment {}", previous.deployment));
-        runtime.stop(&previous.instance, environment.start.stop_timeout).await?;
+        step.world.runtimes.of(previous.runtime).stop(&previous.instance, environment.start.stop_timeout).await?;
     }
     step.job.log.line(format!("starting {}", candidate.name));
     let started = Instant::now();
@@ -88,7 +92,9 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let Some(previous) = input.previous else {
         return Ok(Some("the new version was removed; nothing was live before, so nothing is live now".to_owned()));
     };
-    let environment = tag::kept_environment(step, previous.deployment);
+    let mut environment = tag::kept_environment(step, previous.deployment);
+    environment.start.runtime = previous.runtime;
+    let runtime = step.world.runtime(&environment);
     let instance = match runtime.inspect(&previous.instance).await? {
         InstanceState::Missing => {
             step.job.log.line(format!("{} is gone: making it again from its artefact", previous.instance.name));
@@ -99,15 +105,14 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let started = Instant::now();
     runtime.start(&instance).await?;
     // Going back is not for the one who cancelled to cancel.
-    let step = Step {
-        job: Job { log: step.job.log.clone(), cancel: tokio_util::sync::CancellationToken::new() },
-        ..step.clone()
-    };
-    judge(&step, &environment, &instance, started).await.map_err(|failure| {
-        StageFailure::failed(format!(
+    let job = Job { log: step.job.log.clone(), cancel: CancellationToken::new() };
+    let step = Step { job, ..step.clone() };
+    judge(&step, &environment, &instance, started).await.map_err(|failure| StageFailure {
+        message: format!(
             "deployment {} was started again and is not healthy: {}",
             previous.deployment, failure.message
-        ))
+        ),
+        ..failure
     })?;
     Ok(Some(format!(
         "deployment {} ({}) is live again, healthy after {} ms",
