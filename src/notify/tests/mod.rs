@@ -211,7 +211,7 @@ fn release(id: DeploymentId) -> Release {
         commit: commit(),
         artefact: "sha256:1".into(),
         artefact_name: "guestbook:0123456789".into(),
-        runtime: crate::config::RuntimeKind::Docker,
+        runtime: RuntimeKind::Docker,
         instance: Instance { id: "c".into(), name: "n".into(), deployment: id },
         live_since: jiff::Timestamp::now(),
     }
