@@ -14,7 +14,10 @@
 //! the answer is lost (a timeout after the request went out, a crash between the answer and the note) the
 //! message is sent again, and people may read it twice. Lost reports would be worse.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -42,10 +45,14 @@ const REGISTRY_PAUSE: Duration = Duration::from_secs(5);
 /// The longest sleep: the clock may be set back, and messages are due by the clock.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
 
-/// What a request under way still gets when the daemon stops: dropped in the middle, it might be sent twice.
+/// How long after the shutdown a message may still be begun: the last deployments end just before it.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// When the task ends after the shutdown, come what may. A request that is dropped in the middle might be sent twice.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// Sends reports until `shutdown`. `ticks` goes up when something was recorded.
+/// Sends reports until `shutdown`, and then, unless the way is blocked, what is due, for a few seconds. `ticks` goes up when
+/// something was recorded. The registry must stay open until this has ended, or a message could be sent and not be noted.
 pub async fn run(
     registry: Registry,
     config: Arc<Config>,
@@ -55,10 +62,14 @@ pub async fn run(
     let mut courier = Courier::new(registry, config);
     let mut ticking = true;
     loop {
+        let ends = shutdown.is_cancelled();
         let waiting = tokio::select! {
             waiting = deliver_all(&mut courier, &shutdown) => waiting,
             () = grace(&shutdown) => return,
         };
+        if ends {
+            return;
+        }
         let (sleep, listens) = match waiting {
             Ok(Waiting::Held(pause)) => (pause, false),
             Ok(Waiting::UntilDue(due)) => (due.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP), true),
@@ -68,7 +79,11 @@ pub async fn run(
             }
         };
         tokio::select! {
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => {
+                if !listens {
+                    return;
+                }
+            }
             () = tokio::time::sleep(sleep) => {}
             changed = ticks.changed(), if listens && ticking => ticking = changed.is_ok(),
         }
@@ -106,7 +121,11 @@ enum Waiting {
 }
 
 async fn deliver_all(courier: &mut Courier, shutdown: &CancellationToken) -> Result<Waiting, RegistryError> {
-    while !shutdown.is_cancelled() {
+    let mut ending = None;
+    loop {
+        if shutdown.is_cancelled() && ending.get_or_insert_with(Instant::now).elapsed() > LAST_CALL {
+            break;
+        }
         let Some(message) = courier.due().await? else { break };
         if let Next::Hold(pause) = courier.deliver(&message).await? {
             return Ok(Waiting::Held(pause));

@@ -185,6 +185,34 @@ async fn a_shutdown_lets_a_message_on_its_way_arrive() -> Done {
     Ok(())
 }
 
+/// The daemon's last deployment ends, and the daemon with it.
+#[tokio::test]
+async fn what_ended_just_before_the_shutdown_is_still_reported() -> Done {
+    let api = BotApi::start();
+    let desk = Desk::new().await?;
+    let running = desk.run(desk.config(&api, ""));
+    desk.play(Play::fails()).await;
+    running.stop().await;
+    assert_eq!((api.accepted().len(), desk.waiting().await.0), (1, 0));
+    Ok(())
+}
+
+/// A second process, or a registry that is closed too early: the report is not lost.
+#[tokio::test]
+async fn a_registry_that_cannot_be_written_ends_nothing() -> Done {
+    let api = BotApi::start();
+    let desk = Desk::new().await?;
+    desk.play(Play::fails()).await;
+    desk.registry.close().await;
+    let left = flush(desk.registry.clone(), desk.config(&api, ""), PLENTY).await;
+    assert!(left.is_err_and(|why| why.contains("the registry could not read the outbox")));
+    assert_eq!(api.requests(), 0);
+    let again = Registry::open(&desk.dir.path().join("state/refit.db")).await?;
+    flush(again, desk.config(&api, ""), PLENTY).await?;
+    assert_eq!(api.accepted().len(), 1);
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_check_says_who_writes_where_and_sends_nothing() -> Done {
     let api = BotApi::start();
