@@ -40,7 +40,7 @@ impl Site {
                  [server]\nlisten = \"127.0.0.1:0\"\nreconcile = \"0s\"\nmin_free_space = \"1m\"\n\
                  [environments.production]\nbranch = \"main\"\n[build]\nrun = {build:?}\n\
                  [start]\nruntime = \"process\"\ncommand = \"exec sleep 1000\"\nstop_timeout = \"1s\"\n\
-                 health = {{ settle = \"0s\" }}\n"
+                 health = {{ settle = \"0s\" }}\n[smoke]\nbake = \"0s\"\n"
             ),
         )
         .unwrap();

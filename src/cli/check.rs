@@ -1,12 +1,14 @@
 //! `refit check`: validates the configuration, and says what a push would do.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::{
     args::{CheckArgs, Format},
     context::Context,
     error::{Result, exit},
-    style::{Paint, Tone, cell, table_text},
+    style::{Paint, Tone, cell, table_text, took},
 };
 use crate::{
     config::{BackupSource, Config, Environment, MissingSecrets, Probe, Strategy, TestPlace},
@@ -105,15 +107,24 @@ fn stage_plan(name: Stage, environment: &Environment) -> StagePlan {
             None => (false, "no [migrate]".to_owned()),
         },
         Stage::Start => (true, start(environment)),
-        Stage::Smoke if environment.smoke.checks.is_empty() => (false, "no [[smoke.check]]".to_owned()),
-        Stage::Smoke => {
-            let checks: Vec<&str> = environment.smoke.checks.iter().map(|check| check.name.as_str()).collect();
-            let bake = environment.smoke.bake;
-            let bake = if bake.is_zero() { String::new() } else { format!(", then watched for {bake:?}") };
-            (true, format!("{}{bake}", checks.join(", ")))
-        }
+        Stage::Smoke => smoke(&environment.smoke),
     };
     StagePlan { name, on, what }
+}
+
+fn smoke(smoke: &crate::config::Smoke) -> (bool, String) {
+    let checks: Vec<&str> = smoke.checks.iter().map(|check| check.name.as_str()).collect();
+    let what = match (checks.is_empty(), smoke.bake.is_zero()) {
+        (true, true) => return (false, "no [[smoke.check]]".to_owned()),
+        (true, false) => format!("watched for {}", span(smoke.bake)),
+        (false, true) => checks.join(", "),
+        (false, false) => format!("{}, then watched for {}", checks.join(", "), span(smoke.bake)),
+    };
+    (true, what)
+}
+
+fn span(span: Duration) -> String {
+    took(i64::try_from(span.as_millis()).unwrap_or(i64::MAX))
 }
 
 fn backup(source: &BackupSource) -> String {
@@ -150,9 +161,9 @@ fn start(environment: &Environment) -> String {
         Probe::Tcp => "a TCP connection".to_owned(),
         Probe::Exec { command } => format!("`{}`", command.join(" ")),
         Probe::Image => "the image's HEALTHCHECK".to_owned(),
-        Probe::Running => return format!("healthy after running for {:?}", health.settle),
+        Probe::Running => return format!("healthy after running for {}", span(health.settle)),
     };
-    format!("healthy when {probe} answers {} times within {:?}", health.successes, health.deadline)
+    format!("healthy when {probe} answers {} times within {}", health.successes, span(health.deadline))
 }
 
 fn page(plan: &Plan, paint: Paint) -> String {
@@ -161,7 +172,7 @@ fn page(plan: &Plan, paint: Paint) -> String {
         let port = environment.port.map_or_else(|| "no port".to_owned(), |port| format!("port {port}"));
         let name = format!("{}/{}", environment.app, environment.environment);
         out.push_str(&format!(
-            "\n{}  a push to {} deploys to {port} ({}, {})\n",
+            "\n{}  a push to {} is deployed ({port}, {}, {})\n",
             paint.bold(&name),
             environment.branch,
             environment.runtime,

@@ -94,13 +94,24 @@ fn flat(value: &Value) -> String {
         Value::Number(number) => number.to_string(),
         Value::Array(items) => items.iter().map(flat).collect::<Vec<_>>().join("; "),
         Value::Object(fields) => {
-            let shown = |(name, value): (&String, &Value)| {
-                let value = flat(value);
-                (!value.is_empty())
-                    .then(|| if name == "reason" { value } else { format!("{}: {}", words(name), value) })
-            };
-            fields.iter().filter_map(shown).collect::<Vec<_>>().join(", ")
+            fields.iter().filter_map(|(name, value)| field(name, value)).collect::<Vec<_>>().join(", ")
         }
+    }
+}
+
+/// `healthy after 238ms` for `healthy_after_ms`; what is a structure itself, or empty, is left to JSON.
+fn field(name: &str, value: &Value) -> Option<String> {
+    if value.is_object() {
+        return None;
+    }
+    if let (Some(what), Some(ms)) = (name.strip_suffix("_ms"), value.as_i64()) {
+        return Some(format!("{} {}", words(what), took(ms)));
+    }
+    let value = flat(value);
+    match name {
+        _ if value.is_empty() => None,
+        "reason" => Some(value),
+        _ => Some(format!("{}: {value}", words(name))),
     }
 }
 
@@ -120,7 +131,8 @@ mod tests {
 
     #[test]
     fn output_reads_like_words() {
-        let output = serde_json::json!({ "name": "app:1", "reused": true, "suites": [{ "coverage_percent": 81.5 }], "none": null });
-        assert_eq!(flat(&output), "name: app:1, reused: yes, suites: coverage percent: 81.5");
+        let output = serde_json::json!({ "name": "app:1", "reused": true, "suites": [{ "coverage_percent": 81.5 }], "none": null,
+            "instance": { "id": 1 }, "healthy_after_ms": 238 });
+        assert_eq!(flat(&output), "healthy after 238ms, name: app:1, reused: yes, suites: coverage percent: 81.5");
     }
 }

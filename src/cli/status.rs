@@ -35,7 +35,7 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
             cell(Tone::Plain, status.key.to_string()),
             cell(
                 Tone::Plain,
-                live.map_or_else(|| "-".to_owned(), |live| format!("{} ({})", live.version, live.deployment)),
+                live.map_or_else(|| "-".to_owned(), |live| format!("{} ({})", version(&live.version), live.deployment)),
             ),
             cell(Tone::Plain, live.and_then(|live| live.subject.as_deref()).map(|s| clip(s, 36)).unwrap_or_default()),
             cell(Tone::Plain, live.map(|live| clock.ago(live.deployed_at)).unwrap_or_default()),
@@ -51,6 +51,11 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
         }
     }
     out
+}
+
+/// A release directory by its own name; images have a short one.
+fn version(name: &str) -> &str {
+    if name.starts_with('/') { name.rsplit('/').next().unwrap_or(name) } else { name }
 }
 
 fn service(service: &ServiceStatus) -> (Tone, String) {
