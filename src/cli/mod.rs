@@ -1,2 +1,3 @@
 //! Commands. (skeleton)
 pub mod client;
+pub mod serve;

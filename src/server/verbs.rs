@@ -1,0 +1,63 @@
+//! What this door needs of [`Control`], as a trait, so that the tests can put a recorder in its place.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures_util::stream::BoxStream;
+
+use crate::{
+    control::{Control, DeployRequest, EnvironmentStatus, Health, RerunRequest, Result, Update},
+    model::DeploymentId,
+    registry::{Delivery, Outcome, Receipt},
+};
+
+/// The methods of [`Control`] with the same names; what they promise is written there.
+#[async_trait]
+pub trait Verbs: Send + Sync + 'static {
+    async fn receive(&self, delivery: Delivery) -> Result<Receipt>;
+    async fn outcome(&self, receipt: Receipt) -> Result<Vec<Outcome>>;
+    async fn deploy(&self, request: DeployRequest) -> Result<DeploymentId>;
+    async fn rerun(&self, request: RerunRequest) -> Result<DeploymentId>;
+    async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()>;
+    fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>>;
+    async fn health(&self) -> Health;
+    async fn status(&self) -> Result<Vec<EnvironmentStatus>>;
+}
+
+/// What every connection holds.
+pub type SharedVerbs = Arc<dyn Verbs>;
+
+#[async_trait]
+impl Verbs for Control {
+    async fn receive(&self, delivery: Delivery) -> Result<Receipt> {
+        Self::receive(self, delivery).await
+    }
+
+    async fn outcome(&self, receipt: Receipt) -> Result<Vec<Outcome>> {
+        Self::outcome(self, receipt).await
+    }
+
+    async fn deploy(&self, request: DeployRequest) -> Result<DeploymentId> {
+        Self::deploy(self, request).await
+    }
+
+    async fn rerun(&self, request: RerunRequest) -> Result<DeploymentId> {
+        Self::rerun(self, request).await
+    }
+
+    async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()> {
+        Self::cancel(self, id, by).await
+    }
+
+    fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>> {
+        Self::follow(self, id, after)
+    }
+
+    async fn health(&self) -> Health {
+        Self::health(self).await
+    }
+
+    async fn status(&self) -> Result<Vec<EnvironmentStatus>> {
+        Self::status(self).await
+    }
+}
