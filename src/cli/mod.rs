@@ -1,3 +1,137 @@
-//! Commands. (skeleton)
+//! Commands: one file each.
+//!
+//! [`main`] reads the arguments, hands them to a command, and turns what comes back into an exit code; every error passes through
+//! [`error::CliError::render`] on its way out. Commands that read open the store themselves and need no daemon. Commands that
+//! act go through [`hands`]: the daemon where one answers, else this process under the same lock.
+//!
+//! Results go to standard output, everything else (progress, errors, questions) to standard error, so that `--format json`
+//! can be piped while somebody watches.
+
+use std::{
+    ffi::OsString,
+    io::{self, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
+    process::ExitCode,
+};
+
+use clap::{ColorChoice, CommandFactory, FromArgMatches, error::ErrorKind};
+
+mod args;
+mod cancel;
+mod check;
 pub mod client;
+mod completions;
+mod context;
+mod deploy;
+mod doctor;
+mod error;
+mod follow;
+mod hands;
+mod history;
+mod hook;
+mod init;
+mod logging;
+mod logs;
+mod progress;
+mod report;
+#[cfg(test)]
+mod sample;
 pub mod serve;
+mod setup;
+mod show;
+mod status;
+mod story;
+mod style;
+
+use args::{Cli, Command};
+use context::Context;
+use error::{CliError, Result, exit};
+
+/// The whole program: `args` begins with its own name.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    logging::install_panic_hook();
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match parse(&args) {
+        Ok(cli) => cli,
+        Err(error) => return told_by_clap(&error),
+    };
+    // A supervisor lives as long as its app: it gets neither a runtime nor a configuration that it does not need.
+    if let Command::Supervise { dir } = &cli.command {
+        return crate::runtime::process::supervisor::run(dir).into();
+    }
+    let context = Context::new(&cli.global);
+    let usual = if matches!(cli.command, Command::Serve) { "info" } else { "warn" };
+    logging::install(cli.global.verbose, usual, context.live && context.paint_errors.is_on());
+    // Fails only if a provider is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let ran = catch_unwind(AssertUnwindSafe(|| run(&context, cli.command)));
+    let code = match ran {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            let text = logging::mask(&error.render(context.paint_errors.is_on()));
+            let _ = io::stderr().lock().write_all(text.as_bytes());
+            error.exit_code()
+        }
+        // The panic hook has told it.
+        Err(_) => exit::SOFTWARE,
+    };
+    code.into()
+}
+
+fn parse(args: &[OsString]) -> std::result::Result<Cli, clap::Error> {
+    let mut command = Cli::command();
+    if args.iter().any(|arg| arg == "--no-color") {
+        command = command.color(ColorChoice::Never);
+    }
+    Cli::from_arg_matches(&command.try_get_matches_from(args)?)
+}
+
+/// Help and version are results; everything else is wrong usage.
+fn told_by_clap(error: &clap::Error) -> ExitCode {
+    let code = match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
+        _ => exit::USAGE,
+    };
+    // The reader may have gone away: then there is nobody to tell.
+    let _ = error.print();
+    code.into()
+}
+
+fn run(context: &Context, command: Command) -> Result<u8> {
+    let runtime = tokio::runtime::Runtime::new().map_err(|e| CliError::io("starting the runtime", e))?;
+    let code = runtime.block_on(Box::pin(dispatch(context, command)));
+    // What is still running (a stopped follower's connection, a read of standard input) ends with the process.
+    runtime.shutdown_background();
+    code
+}
+
+/// The exit code of a command that did its work.
+async fn dispatch(context: &Context, command: Command) -> Result<u8> {
+    match command {
+        Command::Init(args) => init::run(context, &args).await,
+        Command::Check(args) => check::run(context, &args),
+        Command::Doctor(args) => doctor::run(context, &args).await,
+        Command::Setup(args) => setup::run(context, &args).await,
+        Command::Serve => serve_daemon(context).await,
+        Command::Deploy(args) => deploy::run(context, args).await,
+        Command::Rerun(args) => deploy::rerun(context, args).await,
+        Command::Cancel(args) => cancel::run(context, &args).await,
+        Command::Status(args) => status::run(context, &args).await,
+        Command::History(args) => history::run(context, &args).await,
+        Command::Show(args) => show::run(context, &args).await,
+        Command::Logs(args) => logs::run(context, &args).await,
+        Command::Report(args) => report::run(context, &args).await,
+        Command::Hook(args) => hook::run(context, args.command).await,
+        Command::Completions { shell } => completions::run(context, shell),
+        // Handled before there was a runtime.
+        Command::Supervise { .. } => Ok(exit::OK),
+    }
+}
+
+async fn serve_daemon(context: &Context) -> Result<u8> {
+    let config = context.config(crate::config::MissingSecrets::Error)?;
+    match serve::run(config, context.options()?).await {
+        Ok(()) => Ok(exit::OK),
+        Err(error) => Err(CliError::Failed { message: error.to_string(), hint: error.hint(), code: error.exit_code() }),
+    }
+}

@@ -14,6 +14,7 @@ use std::{
 use futures_util::stream::BoxStream;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -223,6 +224,11 @@ impl Control {
         &self.world.registry
     }
 
+    /// Goes up with everything that is recorded; the notifier waits on it.
+    pub fn ticks(&self) -> watch::Receiver<u64> {
+        self.world.ticks.subscribe()
+    }
+
     /// Writes a push to disk; returns once it is there. Many at once share one commit.
     pub async fn receive(&self, delivery: Delivery) -> Result<Receipt> {
         self.queue.receive(delivery).await.map_err(|error| ControlError::Unavailable {
@@ -338,11 +344,7 @@ impl Control {
     }
 
     fn observer(&self) -> Observer {
-        Observer::of(
-            Arc::clone(&self.world.config),
-            Some(self.world.registry.clone()),
-            self.world.runtimes.clone(),
-        )
+        Observer::of(Arc::clone(&self.world.config), Some(self.world.registry.clone()), self.world.runtimes.clone())
     }
 
     /// Takes no new work, lets running deployments finish within `grace`, then cancels and undoes them, and lets go of the lock.

@@ -127,11 +127,8 @@ impl Observer {
     }
 
     async fn service(&self, environment: &Environment, live: Option<&Release>) -> ServiceStatus {
-        let plain = |state: &str, detail: Option<String>, restarts| ServiceStatus {
-            state: state.to_owned(),
-            detail,
-            restarts,
-        };
+        let plain =
+            |state: &str, detail: Option<String>, restarts| ServiceStatus { state: state.to_owned(), detail, restarts };
         let Some(release) = live else { return plain("none", Some("nothing was deployed yet".to_owned()), 0) };
         let runtime = self.runtimes.of(environment.start.runtime);
         let state = tokio::time::timeout(PATIENCE, runtime.inspect(&release.instance)).await;

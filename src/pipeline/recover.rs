@@ -51,7 +51,11 @@ pub async fn recover(world: &Arc<World>) -> Result<Vec<Recovered>, RegistryError
 }
 
 /// Recovers one deployment that nobody drives any more.
-pub async fn recover_one(world: &Arc<World>, id: DeploymentId, key: EnvironmentKey) -> Result<Recovered, RegistryError> {
+pub async fn recover_one(
+    world: &Arc<World>,
+    id: DeploymentId,
+    key: EnvironmentKey,
+) -> Result<Recovered, RegistryError> {
     let (saga, seq) = world.registry.saga(id).await?;
     let plan = plan(&saga);
     let status = match world.config.by_key(&key) {
@@ -84,7 +88,8 @@ async fn abandon(
     let status = saga.verdict();
     let end = super::outcome::end(status, &saga, &events);
     let event = Event::Ended { status, reason: end.error.clone() };
-    let message = Some(crate::registry::NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
+    let message =
+        Some(crate::registry::NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
     let entry = Entry { event, facts: crate::registry::Facts::default(), end: Some(end), message };
     world.registry.append(id, &saga, seq, &entry).await?;
     Ok(status)

@@ -80,10 +80,11 @@ struct Ended {
 
 impl Runner {
     async fn open(world: Arc<World>, environment: Arc<Environment>, id: DeploymentId) -> Result<Self, RegistryError> {
-        let view = world.registry.deployment(id).await?.ok_or(RegistryError::Damaged {
-            what: "deployment",
-            why: format!("{id} is not there"),
-        })?;
+        let view = world
+            .registry
+            .deployment(id)
+            .await?
+            .ok_or(RegistryError::Damaged { what: "deployment", why: format!("{id} is not there") })?;
         let events = world.registry.events(id, 0).await?;
         let saga = Saga::replay(events.iter().map(|r| &r.event))?;
         let previous = match saga.phase {
@@ -177,7 +178,11 @@ impl Runner {
     }
 
     /// Starts every stage that may start; with `parallel = false` only one at a time.
-    async fn start_ready(&mut self, running: &mut JoinSet<Ended>, cancel: &CancellationToken) -> Result<(), RegistryError> {
+    async fn start_ready(
+        &mut self,
+        running: &mut JoinSet<Ended>,
+        cancel: &CancellationToken,
+    ) -> Result<(), RegistryError> {
         loop {
             let ready = self.saga.ready();
             let Some(stage) = ready.first().copied() else { return Ok(()) };
@@ -284,7 +289,9 @@ impl Runner {
         for recorded in &self.events {
             match &recorded.event {
                 Event::StepStarted { stage: s, input: i } if *s == stage => input = i.clone(),
-                Event::StepSucceeded { stage: s, output } | Event::StepWarned { stage: s, output, .. } if *s == stage => {
+                Event::StepSucceeded { stage: s, output } | Event::StepWarned { stage: s, output, .. }
+                    if *s == stage =>
+                {
                     recorded_output = Some(output.clone());
                 }
                 _ => {}

@@ -7,7 +7,8 @@
 //! - one *worker* an environment runs what waits there, one at a time, the newest first (older ones are superseded when a newer one is
 //!   queued). It owns the environment's state: a cancel request is a message to it.
 //!
-//! And a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]).
+//! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
+//! old logs and deliveries are tidied away ([`housekeeping`]).
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -20,10 +21,16 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     config::Environment,
     model::{DeploymentId, EnvironmentKey, Status},
-    pipeline::{World, journal::{Event, Phase}, outcome, recover, run, stages::retire},
+    pipeline::{
+        World,
+        journal::{Event, Phase},
+        outcome, recover, run,
+        stages::retire,
+    },
     registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
 };
 
+mod housekeeping;
 mod inbox;
 mod reconcile;
 
@@ -38,7 +45,10 @@ const RECOVERY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 enum Command {
     /// Something was queued.
     Wake,
-    Cancel { id: DeploymentId, by: String },
+    Cancel {
+        id: DeploymentId,
+        by: String,
+    },
 }
 
 /// The handle that `control` holds.
@@ -55,8 +65,8 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Starts the tasks. What was queued before the last stop is taken up.
-    pub fn start(world: Arc<World>, reconcile: bool) -> Arc<Self> {
+    /// Starts the tasks; a daemon's also ask the remotes and tidy up. What was queued before the last stop is taken up.
+    pub fn start(world: Arc<World>, daemon: bool) -> Arc<Self> {
         let (inbox_in, inbox_out) = mpsc::channel(INBOX_DEPTH);
         let closing = CancellationToken::new();
         let active = watch::Sender::new(0);
@@ -81,8 +91,9 @@ impl Queue {
         let queue = Arc::new(Self { world, inbox: inbox_in, workers, active, closing, tasks: tasks.into() });
         if let Ok(mut tasks) = queue.tasks.try_lock() {
             tasks.spawn(inbox::settle(Arc::downgrade(&queue), settle, queue.closing.clone()));
-            if reconcile {
+            if daemon {
                 tasks.spawn(reconcile::watch(Arc::downgrade(&queue), queue.closing.clone()));
+                tasks.spawn(housekeeping::watch(Arc::downgrade(&queue), queue.closing.clone()));
             }
         }
         queue.workers.values().for_each(|worker| drop(worker.send(Command::Wake)));
@@ -237,7 +248,9 @@ impl Worker {
             let event = Event::Ended { status: Status::Cancelled, reason: Some(reason.clone()) };
             let exit_code = outcome::exit::CANCELLED;
             let end = End { failed_stage: None, error: Some(reason), exit_code, live: None };
-            registry.append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None }).await?;
+            registry
+                .append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None })
+                .await?;
             Ok(())
         }
         .await;

@@ -48,8 +48,10 @@ impl Registry {
     /// Writes a batch in one commit. Receipts come in the order of the batch. A delivery that is there already (same source,
     /// app and id, in the store or earlier in the batch) is told as a duplicate with the first one's id.
     pub async fn accept(&self, batch: &[Delivery]) -> Result<Vec<Receipt>> {
-        let rows: Vec<_> =
-            batch.iter().map(|d| json!([d.source.as_str(), d.delivery, d.app, d.branch, d.commit, d.pusher, d.forced])).collect();
+        let rows: Vec<_> = batch
+            .iter()
+            .map(|d| json!([d.source.as_str(), d.delivery, d.app, d.branch, d.commit, d.pusher, d.forced]))
+            .collect();
         let rows = to_json("batch", &rows)?;
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("write deliveries"))?;
         let before: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM deliveries")

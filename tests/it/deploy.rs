@@ -21,8 +21,25 @@ fn docker_a_deployment_has_the_shape_of_the_contract() {
     let skipped: Vec<&str> = done.iter().filter(|(_, s)| s == "skipped").map(|(n, _)| n.as_str()).collect();
     assert_eq!(skipped, ["backup", "migrate"]);
     for key in [
-        "id", "app", "environment", "commit", "ref", "trigger", "status", "failed_stage", "error", "exit_code", "queued_at",
-        "started_at", "finished_at", "duration_ms", "stages", "image", "previous", "backup", "live",
+        "id",
+        "app",
+        "environment",
+        "commit",
+        "ref",
+        "trigger",
+        "status",
+        "failed_stage",
+        "error",
+        "exit_code",
+        "queued_at",
+        "started_at",
+        "finished_at",
+        "duration_ms",
+        "stages",
+        "image",
+        "previous",
+        "backup",
+        "live",
     ] {
         assert!(deployment.get(key).is_some(), "{key} is missing");
     }
@@ -33,7 +50,8 @@ fn docker_a_deployment_has_the_shape_of_the_contract() {
     assert_eq!(deployment["ref"], "refs/heads/main");
     assert!(deployment["finished_at"].as_str().is_some_and(|t| t.ends_with('Z')), "RFC 3339, UTC");
     let image = deployment["image"].as_str().expect("an image");
-    let labels: Value = serde_json::from_str(&docker(&["inspect", "--format", "{{json .Config.Labels}}", image])).unwrap();
+    let labels: Value =
+        serde_json::from_str(&docker(&["inspect", "--format", "{{json .Config.Labels}}", image])).unwrap();
     assert_eq!(labels["org.opencontainers.image.revision"], commit);
     assert!(labels["org.opencontainers.image.created"].is_string());
 }
@@ -46,7 +64,8 @@ fn docker_the_way_back_is_tagged_before_anything_moves() {
     site.version("two");
     site.push("second");
     let second = site.deploy(0);
-    let id = |name: &str| docker(&["inspect", "--format", "{{.Id}}", &format!("{}:{name}", site.app)]).trim().to_owned();
+    let id =
+        |name: &str| docker(&["inspect", "--format", "{{.Id}}", &format!("{}:{name}", site.app)]).trim().to_owned();
     assert_eq!(id("rollback"), first["image"].as_str().unwrap());
     assert_eq!(id("latest"), second["image"].as_str().unwrap());
     // A failed deployment puts both tags back.
@@ -134,8 +153,15 @@ fn docker_one_publishes_networks_volumes_and_environment() {
         "[start.env]\nGREETING = \"hello world\"\n[start.secrets]\nTOKEN = {{ env = \"APP_TOKEN\" }}\n"
     ));
     let file = std::fs::read_to_string(site.config_file()).unwrap();
-    std::fs::write(site.config_file(), file.replace("[start]\n", &format!("[start]\nvolumes = [\"{volume}:/data\"]\n"))).unwrap();
-    site.write("run.sh", "echo \"$GREETING $TOKEN\" >> /data/all; cp /data/all www/all; exec httpd -f -p 8080 -h /app/www\n");
+    std::fs::write(
+        site.config_file(),
+        file.replace("[start]\n", &format!("[start]\nvolumes = [\"{volume}:/data\"]\n")),
+    )
+    .unwrap();
+    site.write(
+        "run.sh",
+        "echo \"$GREETING $TOKEN\" >> /data/all; cp /data/all www/all; exec httpd -f -p 8080 -h /app/www\n",
+    );
     site.push("first");
     site.deploy(0);
     site.push("second");

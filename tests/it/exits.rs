@@ -123,10 +123,7 @@ fn docker_exit_5_going_back_failed_and_a_person_is_needed() {
     site.push("good");
     let good = site.deploy(0);
     // Somebody tidied up: the old version's container and image are gone.
-    site.write(
-        "run.sh",
-        "httpd -f -p 8080 -h /app/www & sleep 2; rm -f www/health; wait\n",
-    );
+    site.write("run.sh", "httpd -f -p 8080 -h /app/www & sleep 2; rm -f www/health; wait\n");
     site.version("two");
     site.push("bad");
     let name = site.containers(true).remove(0);
@@ -155,7 +152,11 @@ fn exit_64_wrong_usage() {
     assert_eq!(site.refit(&["deploy", "--no-such-flag"]).code, 64);
     assert_eq!(site.refit(&["no-such-command"]).code, 64);
     let ran = site.refit(&["deploy", "--env", "staging"]).expect(64);
-    assert!(ran.stderr.contains("staging") && ran.stderr.contains("production"), "it lists what there is: {}", ran.stderr);
+    assert!(
+        ran.stderr.contains("staging") && ran.stderr.contains("production"),
+        "it lists what there is: {}",
+        ran.stderr
+    );
     let ran = site.refit(&["rerun", "4711"]).expect(64);
     assert!(ran.stderr.contains("4711"), "{}", ran.stderr);
     let ran = site.refit(&["deploy", "--ref=--upload-pack=x"]).expect(64);

@@ -28,7 +28,10 @@ fn killed_during(stage: usize, name: &str, extra: &str, change: impl Fn(&Site)) 
         let script = if file == "run.sh" { "exec httpd -f -p 8080 -h /app/www\n" } else { "true\n" };
         site.write(file, script);
     }
-    site.write("Dockerfile", "FROM refit-test/busybox:1 AS test\nCOPY . /app\nWORKDIR /app\nCMD [\"sh\", \"/app/run.sh\"]\n");
+    site.write(
+        "Dockerfile",
+        "FROM refit-test/busybox:1 AS test\nCOPY . /app\nWORKDIR /app\nCMD [\"sh\", \"/app/run.sh\"]\n",
+    );
     site.version("three");
     let next = site.push("next");
     site.webhook("d-2", &site.push_body("main", &next));
@@ -45,7 +48,10 @@ fn docker_killed_during_test() {
 #[test]
 fn docker_killed_during_build() {
     killed_during(3, "build", "", |site| {
-        site.write("Dockerfile", "FROM refit-test/busybox:1\nCOPY . /app\nRUN sleep 20\nCMD [\"sh\", \"/app/run.sh\"]\n");
+        site.write(
+            "Dockerfile",
+            "FROM refit-test/busybox:1\nCOPY . /app\nRUN sleep 20\nCMD [\"sh\", \"/app/run.sh\"]\n",
+        );
     });
 }
 

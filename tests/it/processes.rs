@@ -22,12 +22,9 @@ fn failures_end_as_with_docker() {
     site.write("build.sh", "true\n");
     site.push("good");
     site.deploy(0);
-    for (file, script, code) in [
-        ("test.sh", "exit 1\n", 1),
-        ("build.sh", "exit 1\n", 2),
-        ("run.sh", "exit 1\n", 3),
-        ("www/health", "sick", 4),
-    ] {
+    for (file, script, code) in
+        [("test.sh", "exit 1\n", 1), ("build.sh", "exit 1\n", 2), ("run.sh", "exit 1\n", 3), ("www/health", "sick", 4)]
+    {
         let before = std::fs::read_to_string(site.work().join(file)).unwrap();
         site.write(file, script);
         site.push(&format!("bad {file}"));
@@ -76,7 +73,8 @@ fn sqlite_is_backed_up_before_a_deployment() {
     site.push("first");
     let deployment = site.deploy(0);
     let set = site.path().join("backups").join(deployment["backup"].as_str().expect("a backup"));
-    let manifest: serde_json::Value = serde_json::from_slice(&std::fs::read(set.join("manifest.json")).unwrap()).unwrap();
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(set.join("manifest.json")).unwrap()).unwrap();
     let file = set.join(manifest["parts"][0]["file"].as_str().unwrap());
     let restored = site.path().join("restored.db");
     let script = format!("gunzip -c '{}' > '{}'", file.display(), restored.display());

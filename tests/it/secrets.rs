@@ -50,7 +50,9 @@ fn docker_a_planted_secret_is_not_seen() {
             seen.push(file.to_owned());
         }
         if kept {
-            let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(site.path().join(file)).unwrap().permissions());
+            let mode = std::os::unix::fs::PermissionsExt::mode(
+                &std::fs::metadata(site.path().join(file)).unwrap().permissions(),
+            );
             assert_eq!(mode & 0o777, 0o600, "{file}");
         }
     }

@@ -45,13 +45,8 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
 pub async fn take(step: &Step, commit: &CommitId, reason: &str) -> Result<Output, StageFailure> {
     let environment = &step.environment;
     let backups_dir = &step.world.config.server.backups_dir;
-    let request = SetRequest {
-        environment,
-        deployment: Some(step.deployment),
-        commit: Some(commit),
-        reason,
-        backups_dir,
-    };
+    let request =
+        SetRequest { environment, deployment: Some(step.deployment), commit: Some(commit), reason, backups_dir };
     let report = data::create_set(request, Some(step.world.runtimes.containers.as_ref()), &step.job).await?;
     let failures: Vec<String> = report.failures.iter().map(|f| format!("{}: {}", f.name, f.error)).collect();
     if report.is_failure() {

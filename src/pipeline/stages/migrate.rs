@@ -32,7 +32,9 @@ pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
-    let Some(migrate) = &step.environment.migrate else { return Done::new(&Output { before: None, after: None, backup: None }) };
+    let Some(migrate) = &step.environment.migrate else {
+        return Done::new(&Output { before: None, after: None, backup: None });
+    };
     let backup = fresh_backup(step, migrate, &input).await?;
     let before = version(step, migrate, &input).await?;
     let code = within(migrate.timeout, "the migration", &step.job.cancel, async |cancel| {
@@ -42,7 +44,10 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     .await?;
     if code != 0 {
         let after = version(step, migrate, &input).await.unwrap_or_default();
-        return Err(StageFailure::failed(format!("the migration failed with exit code {code}{}", moved(&before, &after))));
+        return Err(StageFailure::failed(format!(
+            "the migration failed with exit code {code}{}",
+            moved(&before, &after)
+        )));
     }
     let after = version(step, migrate, &input).await?;
     if let (Some(before), Some(after)) = (&before, &after) {

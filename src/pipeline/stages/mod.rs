@@ -56,7 +56,11 @@ impl From<RuntimeError> for StageFailure {
             RuntimeError::Cancelled => FailureKind::Cancelled,
             _ => FailureKind::Failed,
         };
-        Self { kind, message: error.to_string() }
+        let message = match error.hint() {
+            Some(hint) => format!("{error}: {hint}"),
+            None => error.to_string(),
+        };
+        Self { kind, message }
     }
 }
 

@@ -121,7 +121,12 @@ async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, 
 }
 
 /// The rules for pushes: see `trigger::rules`. The commit is the branch's tip.
-async fn why_skip(step: &Step, mirror: &Mirror, input: &Input, info: &CommitInfo) -> Result<Option<String>, StageFailure> {
+async fn why_skip(
+    step: &Step,
+    mirror: &Mirror,
+    input: &Input,
+    info: &CommitInfo,
+) -> Result<Option<String>, StageFailure> {
     let key = &step.environment.key;
     let earlier = step.world.registry.last_of_commit(key, &info.id, Some(step.deployment)).await;
     let earlier = earlier.map_err(|e| StageFailure::failed(e.to_string()))?;

@@ -99,9 +99,15 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let started = Instant::now();
     runtime.start(&instance).await?;
     // Going back is not for the one who cancelled to cancel.
-    let step = Step { job: Job { log: step.job.log.clone(), cancel: tokio_util::sync::CancellationToken::new() }, ..step.clone() };
+    let step = Step {
+        job: Job { log: step.job.log.clone(), cancel: tokio_util::sync::CancellationToken::new() },
+        ..step.clone()
+    };
     judge(&step, &environment, &instance, started).await.map_err(|failure| {
-        StageFailure::failed(format!("deployment {} was started again and is not healthy: {}", previous.deployment, failure.message))
+        StageFailure::failed(format!(
+            "deployment {} was started again and is not healthy: {}",
+            previous.deployment, failure.message
+        ))
     })?;
     Ok(Some(format!(
         "deployment {} ({}) is live again, healthy after {} ms",

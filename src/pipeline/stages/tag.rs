@@ -111,9 +111,9 @@ fn keep_environment(step: &Step) -> Result<(), StageFailure> {
     let dir = step.world.release_dir(&step.environment, step.deployment);
     let path = dir.join("environment.json");
     let text = super::json(&kept)?.to_string();
-    files::make_private_dir(&dir)
-        .and_then(|()| files::write_atomically(&path, text.as_bytes(), 0o600))
-        .map_err(|e| StageFailure::failed(format!("the release's environment could not be kept at {}: {e}", path.display())))
+    files::make_private_dir(&dir).and_then(|()| files::write_atomically(&path, text.as_bytes(), 0o600)).map_err(|e| {
+        StageFailure::failed(format!("the release's environment could not be kept at {}: {e}", path.display()))
+    })
 }
 
 /// The environment with `start.env` and `start.secrets` as they were when `deployment` went live; as configured now where that is not known.

@@ -61,8 +61,13 @@ async fn run_suite(step: &Step, suite: &TestSuite, commit: &CommitId, job: &Job)
     let artefact = match &suite.place {
         TestPlace::Target(target) => {
             tree = None;
-            let request =
-                BuildRequest { environment, deployment: step.deployment, commit, mirror: &mirror, target: Some(target) };
+            let request = BuildRequest {
+                environment,
+                deployment: step.deployment,
+                commit,
+                mirror: &mirror,
+                target: Some(target),
+            };
             runtime.build(&request, job).await?.id
         }
         TestPlace::Image(image) => image.clone(),

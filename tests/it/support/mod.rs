@@ -42,11 +42,7 @@ impl Ran {
 impl From<Output> for Ran {
     fn from(output: Output) -> Self {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        Self {
-            code: output.status.code().unwrap_or(-1),
-            stdout: text(&output.stdout),
-            stderr: text(&output.stderr),
-        }
+        Self { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
     }
 }
 
@@ -122,7 +118,9 @@ impl Site {
                 );
                 self.write("run.sh", "exec httpd -f -p 8080 -h /app/www\n");
             }
-            Kind::Process => self.write("run.sh", "exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n"),
+            Kind::Process => {
+                self.write("run.sh", "exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n")
+            }
         }
         self.write("test.sh", "echo tests ran\n");
         self.write("www/health", "ok");
@@ -172,9 +170,7 @@ impl Site {
     fn write_config(&self) {
         let start = match self.kind {
             Kind::Docker => "[start]\ncontainer_port = 8080\nstop_timeout = \"2s\"\n",
-            Kind::Process => {
-                "[start]\nruntime = \"process\"\ncommand = \"sh run.sh\"\nstop_timeout = \"2s\"\n"
-            }
+            Kind::Process => "[start]\nruntime = \"process\"\ncommand = \"sh run.sh\"\nstop_timeout = \"2s\"\n",
         };
         // A test that brings its own [smoke] replaces the quick one.
         let smoke = if self.extra.contains("[smoke]") {
@@ -290,11 +286,8 @@ impl Site {
     // ---- the daemon
 
     pub fn serve(&mut self) {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.path().join("daemon.log"))
-            .expect("a log file");
+        let log =
+            fs::File::options().create(true).append(true).open(self.path().join("daemon.log")).expect("a log file");
         let child = self
             .refit_command(&["serve"])
             .stdout(log.try_clone().expect("a handle"))
@@ -500,17 +493,14 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
-    }
-}
-
 /// One HTTP/1.0-style request on a connection of its own.
 pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
     stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut head = format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {}\r\n",
+        body.len()
+    );
     for (name, value) in headers {
         head.push_str(&format!("{name}: {value}\r\n"));
     }

@@ -1,0 +1,402 @@
+//! The command line's grammar, and its help: each command has a line, a paragraph and an example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::model::Status;
+
+const TEACH: &str = "\
+First steps:
+  refit init      look at this repository and write pipeline.toml
+  refit doctor    see what is missing on this machine, and how to fix it
+  refit deploy    put the newest commit live, here and now
+  refit serve     wait for pushes and deploy each of them
+
+Exit codes of deploy and rerun:
+  0 live and healthy   1 stopped before anything changed   2 build failed
+  3 migrate or start failed, the old version is live       4 smoke failed, rolled back
+  5 rollback failed: a person is needed                    130 cancelled
+Of every command:
+  64 wrong usage   69 something needed is not there   75 busy   78 configuration error";
+
+/// Turns `git push` into a safe deployment on your own server.
+#[derive(Debug, Parser)]
+#[command(
+    name = "refit",
+    version,
+    after_help = TEACH,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    long_about = "Turns `git push` into a safe deployment on your own server.\n\n\
+        A push starts a pipeline: pull, backup, test, build, tag, migrate, start, smoke. At its end either the new version is \
+        live and healthy, or the old one still is, and a report says which and why."
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Args)]
+pub struct Global {
+    /// The configuration; else `pipeline.toml` here or in the nearest directory above
+    #[arg(short, long, global = true, value_name = "FILE", env = "REFIT_CONFIG", hide_env_values = true)]
+    pub config: Option<PathBuf>,
+    /// Print without colours (also: NO_COLOR=1)
+    #[arg(long, global = true)]
+    pub no_color: bool,
+    /// Say more on standard error; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Write a pipeline.toml for the repository in this directory
+    ///
+    /// Looks at the Dockerfile, the compose file and the Git remote, writes a configuration that works, makes a webhook secret, and
+    /// says what to paste into GitHub. An existing file is left alone.
+    #[command(after_help = "Example:\n  cd my-app && refit init && refit check")]
+    Init(InitArgs),
+
+    /// Validate the configuration and show what a push would do
+    ///
+    /// Reads pipeline.toml and what it includes, reports every problem with its line, and prints for each environment the branch,
+    /// port, runtime and the stages that are on.
+    #[command(
+        after_help = "Example:\n  refit check\n  refit check --without-secrets    # in CI, where they are not set"
+    )]
+    Check(CheckArgs),
+
+    /// Look for what is missing on this machine, with a fix beside each finding
+    ///
+    /// Checks Docker, Git and access to the repository, disk space, the state directory, the daemon, hooks, database containers and
+    /// webhook secrets. Exits with 0 if nothing fails, else 69.
+    #[command(
+        after_help = "Example:\n  refit doctor\n  refit doctor --format json | jq '.[] | select(.status == \"fail\")'"
+    )]
+    Doctor(FormatArgs),
+
+    /// Prepare this machine in one go; running it again changes nothing
+    ///
+    /// Checks Git, learns the remote's SSH host key, installs the hook in a local repository, and can write a sandboxed systemd unit.
+    /// Says what it does before it does it.
+    #[command(after_help = "Example:\n  refit setup --dry-run\n  sudo refit setup --systemd --user deploy --yes")]
+    Setup(SetupArgs),
+
+    /// Run the daemon: webhooks, hooks, the queue and the status pages
+    ///
+    /// Listens where [server] says, carries out one deployment an environment at a time, and asks the remotes now and then for pushes
+    /// that nobody announced. Speaks systemd's notify protocol. SIGTERM lets running deployments finish; a second one undoes them.
+    #[command(after_help = "Example:\n  refit serve\n  refit -c /srv/app/pipeline.toml serve")]
+    Serve,
+
+    /// Deploy now: the tip of the environment's branch, or a commit
+    ///
+    /// Goes through the running daemon, else works here under the same lock. Shows the stages as they happen and ends with the
+    /// deployment's own exit code.
+    ///
+    /// Ctrl-C: without a daemon the deployment is cancelled and undone (a second Ctrl-C leaves at once; the next run recovers from the
+    /// journal). With a daemon only the watching ends, with exit code 130; `refit cancel ID` stops the deployment.
+    #[command(
+        after_help = "Example:\n  refit deploy\n  refit deploy --env dev --ref feature/login\n  refit deploy --commit 0123456789 --detach"
+    )]
+    Deploy(DeployArgs),
+
+    /// Deploy the same commit again
+    ///
+    /// Repeats a deployment, by default the newest of the environment: after a flaky test, or when something that was away is back. Ctrl-C
+    /// works as in `refit deploy`.
+    #[command(after_help = "Example:\n  refit rerun        # the newest\n  refit rerun 41")]
+    Rerun(RerunArgs),
+
+    /// Stop a queued or running deployment and undo what it did
+    ///
+    /// The deployment stops what it started (containers, processes), undoes its finished stages in reverse, and ends as `cancelled`. What
+    /// was live stays live. Needs the daemon; a deployment that runs in a terminal is cancelled there, with Ctrl-C.
+    #[command(after_help = "Example:\n  refit cancel 42")]
+    Cancel(IdArgs),
+
+    /// Show what is live in each environment, and what happens now
+    ///
+    /// Works with and without a daemon, and changes nothing.
+    #[command(after_help = "Example:\n  refit status\n  refit status --format json | jq '.[].live.commit'")]
+    Status(StatusArgs),
+
+    /// List deployments, the newest first
+    ///
+    /// Narrow it by app, environment, status and time.
+    #[command(
+        after_help = "Example:\n  refit history --limit 5\n  refit history --env production --status rolled_back --since 7d"
+    )]
+    History(HistoryArgs),
+
+    /// Show one deployment, stage by stage
+    ///
+    /// With `--format json` it is the same object that the API gives.
+    #[command(after_help = "Example:\n  refit show 42\n  refit show 42 --format json")]
+    Show(ShowArgs),
+
+    /// Print a deployment's log, and follow it as it grows
+    ///
+    /// By default the newest deployment. With -f it goes on until the deployment ends.
+    #[command(after_help = "Example:\n  refit logs -f\n  refit logs 42 --stage build")]
+    Logs(LogsArgs),
+
+    /// Tell the story of one deployment: what, why, what was undone, what next
+    ///
+    /// Meant for people: to read, to mail, to paste into an issue.
+    #[command(after_help = "Example:\n  refit report 42\n  refit report 42 --format markdown > incident.md")]
+    Report(ReportArgs),
+
+    /// Install, remove or serve the post-receive hook of a repository on this machine
+    ///
+    /// With the hook a push to a repository on this very machine is deployed at once, and its stages appear in the pusher's
+    /// terminal.
+    #[command(after_help = "Example:\n  refit hook install /srv/git/app.git")]
+    Hook(HookArgs),
+
+    /// Print a completion script for a shell
+    ///
+    /// Put it where your shell looks for completions.
+    #[command(after_help = "Example:\n  refit completions bash > ~/.local/share/bash-completion/completions/refit")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+
+    /// Keep one process of the process runtime running; started by refit itself
+    #[command(hide = true)]
+    Supervise {
+        /// The instance's directory
+        dir: PathBuf,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// For people
+    Table,
+    /// For scripts
+    Json,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    Text,
+    Markdown,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct FormatArgs {
+    /// How to print
+    #[arg(long, value_enum, default_value_t = Format::Table)]
+    pub format: Format,
+}
+
+/// Which environment is meant.
+#[derive(Debug, Args)]
+pub struct TargetArgs {
+    /// The app; needed where the configuration has several
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+    /// The environment; by default the only one, or `production`
+    #[arg(long, value_name = "NAME")]
+    pub env: Option<String>,
+}
+
+/// How an acting command behaves.
+#[derive(Debug, Args)]
+pub struct ActArgs {
+    /// Watch until the end (the default)
+    #[arg(long, conflicts_with = "detach")]
+    pub follow: bool,
+    /// Hand the deployment to the daemon and return at once
+    #[arg(long)]
+    pub detach: bool,
+    /// Exit with 75 instead of waiting if another deployment holds the environment
+    #[arg(long)]
+    pub no_wait: bool,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// The app's name; by default made from the directory's
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Replace an existing pipeline.toml
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Accept secrets that are not set here
+    #[arg(long)]
+    pub without_secrets: bool,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct SetupArgs {
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Answer yes to every question
+    #[arg(long)]
+    pub yes: bool,
+    /// Make an SSH key without a passphrase if there is none, for use as a deploy key
+    #[arg(long)]
+    pub ssh_key: bool,
+    /// Write a systemd unit for `refit serve`
+    #[arg(long)]
+    pub systemd: bool,
+    /// The user that the unit runs as; by default the one who runs setup
+    #[arg(long, value_name = "NAME", requires = "systemd")]
+    pub user: Option<String>,
+    /// Where the unit goes
+    #[arg(long, value_name = "DIR", default_value = "/etc/systemd/system", requires = "systemd")]
+    pub unit_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct DeployArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// A commit, in full or its beginning
+    #[arg(long, value_name = "SHA", conflicts_with = "reference")]
+    pub commit: Option<String>,
+    /// A branch or tag
+    #[arg(long = "ref", value_name = "REF")]
+    pub reference: Option<String>,
+    #[command(flatten)]
+    pub act: ActArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct RerunArgs {
+    /// The deployment's number; by default the newest of the environment
+    pub id: Option<i64>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub act: ActArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct IdArgs {
+    /// The deployment's number, as `refit history` shows it
+    pub id: i64,
+}
+
+#[derive(Debug, Args)]
+pub struct StatusArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct HistoryArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Only deployments in this state, such as `failed` or `rolled_back`
+    #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::ALL.iter().map(|s| s.as_str())))]
+    pub status: Option<String>,
+    /// At most this many
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: u32,
+    /// Not older than this: `90m`, `12h`, `7d`, or a date such as 2026-11-01
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<String>,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The deployment's number; by default the newest
+    pub id: Option<i64>,
+    /// Go on until the deployment ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// Only the lines of one stage
+    #[arg(long, value_name = "STAGE", value_parser = clap::builder::PossibleValuesParser::new(crate::model::Stage::ALL.iter().map(|s| s.as_str())))]
+    pub stage: Option<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    /// How to print
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    pub format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub struct HookArgs {
+    #[command(subcommand)]
+    pub command: HookCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum HookCommand {
+    /// Write the post-receive hook into a bare repository
+    ///
+    /// The hook announces each push to the daemon and shows the stages to the pusher. It never fails a push: if the daemon is away,
+    /// it says so, and the push is found later. `git config refit.hook.follow false` in the repository turns the watching off.
+    #[command(after_help = "Example:\n  refit hook install /srv/git/app.git --chain")]
+    Install {
+        #[command(flatten)]
+        place: HookPlace,
+        /// Keep an existing hook: it is renamed to post-receive.local and called first
+        #[arg(long)]
+        chain: bool,
+    },
+    /// Remove the hook again; a hook that was kept with --chain gets its name back
+    ///
+    /// Removes nothing but what `refit hook install` wrote.
+    #[command(after_help = "Example:\n  refit hook uninstall /srv/git/app.git")]
+    Uninstall {
+        #[command(flatten)]
+        place: HookPlace,
+    },
+    /// What the hook calls: reads `old new ref` lines from standard input
+    #[command(hide = true)]
+    Receive {
+        #[arg(long)]
+        app: String,
+        /// Do not wait for the deployments
+        #[arg(long)]
+        no_follow: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct HookPlace {
+    /// The repository's directory; by default the app's repository, if it is on this machine
+    pub repository: Option<PathBuf>,
+    /// The app; needed where the configuration has several
+    #[arg(long, value_name = "NAME")]
+    pub app: Option<String>,
+}

@@ -1,0 +1,164 @@
+//! `refit status`: what is live in each environment, and what happens now.
+
+use super::{
+    args::{Format, StatusArgs},
+    context::{Context, check_target, is_wanted},
+    error::{Result, exit},
+    style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, words},
+};
+use crate::{
+    control::{EnvironmentStatus, Observer, ServiceStatus},
+    model::Status,
+    registry::Registry,
+};
+
+pub async fn run(context: &Context, args: &StatusArgs) -> Result<u8> {
+    let config = context.config_to_read()?;
+    check_target(&config, &args.target)?;
+    let registry = Registry::open_existing(&config.server.registry()).await?;
+    let observer = Observer::new(config, registry, &context.options()?)?;
+    let mut all = Box::pin(observer.status()).await?;
+    all.retain(|status| is_wanted(&status.key, &args.target));
+    match args.format.format {
+        Format::Json => context.print_json(&all)?,
+        Format::Table => context.print(&page(&all, context.paint, context.width, &context.clock))?,
+    }
+    Ok(exit::OK)
+}
+
+fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clock) -> String {
+    let mut table = paint.table(&["ENVIRONMENT", "LIVE", "COMMIT", "SINCE", "SERVICE", "DATABASES", "NOW"], width);
+    for status in all {
+        let (tone, service) = service(&status.service);
+        let live = status.live.as_ref();
+        table.add_row([
+            cell(Tone::Plain, status.key.to_string()),
+            cell(
+                Tone::Plain,
+                live.map_or_else(|| "-".to_owned(), |live| format!("{} ({})", live.version, live.deployment)),
+            ),
+            cell(Tone::Plain, live.and_then(|live| live.subject.as_deref()).map(|s| clip(s, 36)).unwrap_or_default()),
+            cell(Tone::Plain, live.map(|live| clock.ago(live.deployed_at)).unwrap_or_default()),
+            cell(tone, service),
+            cell(database_tone(status), databases(status)),
+            cell(Tone::Busy, now(status)),
+        ]);
+    }
+    let mut out = table_text(&table);
+    for status in all {
+        for note in notes(status, paint, clock) {
+            out.push_str(&format!("\n{}: {note}\n", status.key));
+        }
+    }
+    out
+}
+
+fn service(service: &ServiceStatus) -> (Tone, String) {
+    let tone = match service.state.as_str() {
+        "running" if service.restarts == 0 => Tone::Good,
+        "running" | "created" | "unknown" => Tone::Warn,
+        "none" => Tone::Plain,
+        _ => Tone::Bad,
+    };
+    let text = match (service.state.as_str(), service.restarts) {
+        ("none", _) => "not deployed".to_owned(),
+        (state, 0) => state.to_owned(),
+        (state, 1) => format!("{state}, 1 restart"),
+        (state, n) => format!("{state}, {n} restarts"),
+    };
+    (tone, text)
+}
+
+fn database_tone(status: &EnvironmentStatus) -> Tone {
+    let state = |wanted: &[&str]| status.databases.iter().any(|db| wanted.contains(&db.state.as_str()));
+    if state(&["stopped", "missing"]) {
+        Tone::Bad
+    } else if state(&["unknown"]) {
+        Tone::Warn
+    } else {
+        Tone::Plain
+    }
+}
+
+fn databases(status: &EnvironmentStatus) -> String {
+    let mut parts: Vec<String> = status.databases.iter().map(|db| format!("{} {}", db.name, db.state)).collect();
+    if let Some(version) = &status.migrations {
+        parts.push(format!("schema {}", clip(version, 30)));
+    }
+    parts.join(", ")
+}
+
+fn now(status: &EnvironmentStatus) -> String {
+    let running = status.running.map(|id| format!("{id} running"));
+    let queued = status.queued.map(|id| format!("{id} queued"));
+    running.into_iter().chain(queued).collect::<Vec<_>>().join(", ")
+}
+
+/// What needs a sentence: a last deployment that did not go live, a service that is not well.
+fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(detail) = &status.service.detail {
+        notes.push(clip(detail, 160));
+    }
+    if let Some(last) = &status.last
+        && matches!(last.status, Status::Failed | Status::RolledBack | Status::Stuck | Status::Cancelled)
+    {
+        let when = last.finished_at.map(|at| format!(" {}", clock.ago(at))).unwrap_or_default();
+        let why = last.error.as_deref().map(|e| format!(": {}", clip(e, 120))).unwrap_or_default();
+        let state = paint.tone(status_tone(last.status), &words(last.status.as_str()));
+        notes.push(format!("the last deployment ({}) ended {state}{when}{why} (`refit report {0}`)", last.id));
+    }
+    notes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cli::sample,
+        control::{DatabaseStatus, LastDeployment, LiveStatus},
+        model::{DeploymentId, EnvironmentKey},
+    };
+
+    fn environment(name: &str) -> EnvironmentStatus {
+        EnvironmentStatus {
+            key: EnvironmentKey { app: "guestbook".parse().unwrap(), environment: name.parse().unwrap() },
+            branch: "main".to_owned(),
+            port: Some(8000),
+            runtime: "docker".to_owned(),
+            live: None,
+            service: ServiceStatus { state: "none".to_owned(), detail: None, restarts: 0 },
+            databases: Vec::new(),
+            migrations: None,
+            running: None,
+            queued: None,
+            last: None,
+        }
+    }
+
+    #[test]
+    fn one_line_an_environment_and_a_sentence_for_trouble() {
+        let mut production = environment("production");
+        production.live = Some(LiveStatus {
+            deployment: DeploymentId(7),
+            commit: "0123456789abcdef0123456789abcdef01234567".parse().unwrap(),
+            subject: Some("Greet \u{1b}[31mred".to_owned()),
+            version: "guestbook:0123456789".to_owned(),
+            image: "sha256:4bf5122f".to_owned(),
+            deployed_at: sample::at(7_300),
+        });
+        production.service = ServiceStatus { state: "running".to_owned(), detail: None, restarts: 2 };
+        production.databases = vec![DatabaseStatus { name: "guestbook".to_owned(), state: "running".to_owned() }];
+        production.migrations = Some("0004".to_owned());
+        (production.running, production.queued) = (Some(DeploymentId(9)), Some(DeploymentId(10)));
+        production.last = Some(LastDeployment {
+            id: DeploymentId(8),
+            status: Status::RolledBack,
+            error: Some("GET /health: expected 200, got 500".to_owned()),
+            finished_at: Some(sample::at(600)),
+        });
+        let mut dev = environment("dev");
+        dev.service.detail = Some("Docker cannot be reached".to_owned());
+        insta::assert_snapshot!(page(&[production, dev], Paint::new(false), None, &sample::clock()));
+    }
+}

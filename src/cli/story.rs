@@ -1,0 +1,199 @@
+//! One deployment in sentences: what happened, what is live, why, what was undone, what to do next.
+//!
+//! The end of `refit deploy`, `refit report` and the hook tell the same story, each at its own length. A [`Story`] is
+//! read from the store once; everything after that is pure.
+
+use serde::Serialize;
+
+use super::style::{clip, took};
+use crate::{
+    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status},
+    pipeline::journal::Event,
+    registry::{Registry, Release, Result},
+};
+
+/// A deployment with what the sentences need beside it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Story {
+    pub deployment: DeploymentView,
+    /// What users see now.
+    pub live: Option<Live>,
+    /// The last lines of the failed stage's log, masked.
+    pub tail: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Live {
+    pub deployment: DeploymentId,
+    pub commit: CommitId,
+    /// The artefact's name, such as `guestbook:0123456789`.
+    pub version: String,
+}
+
+impl From<Release> for Live {
+    fn from(release: Release) -> Self {
+        Self { deployment: release.deployment, commit: release.commit, version: release.artefact_name }
+    }
+}
+
+impl Story {
+    pub async fn load(registry: &Registry, deployment: DeploymentView) -> Result<Self> {
+        let key = EnvironmentKey { app: deployment.app.clone(), environment: deployment.environment.clone() };
+        let live = registry.live(&key).await?.map(Live::from);
+        let failed = deployment.failed_stage;
+        let tail = registry.events(deployment.id, 0).await?.into_iter().find_map(|recorded| match recorded.event {
+            Event::StepFailed { stage, tail, .. } if failed.is_none_or(|failed| failed == stage) => Some(tail),
+            _ => None,
+        });
+        Ok(Self { deployment, live, tail: tail.unwrap_or_default() })
+    }
+
+    fn environment(&self) -> String {
+        format!("{}/{}", self.deployment.app, self.deployment.environment)
+    }
+
+    /// One sentence: what became of it.
+    pub fn headline(&self) -> String {
+        let (view, environment) = (&self.deployment, self.environment());
+        let id = view.id;
+        let place = view.failed_stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
+        match view.status {
+            Status::Queued => format!("deployment {id} of {environment} waits in the queue"),
+            Status::Running => format!("deployment {id} of {environment} is running"),
+            Status::Succeeded if view.live => format!("deployment {id} of {environment} is live and healthy"),
+            Status::Succeeded => format!("deployment {id} of {environment} succeeded"),
+            Status::Failed => format!("deployment {id} of {environment} failed{place}"),
+            Status::RolledBack => format!("deployment {id} of {environment} failed{place} and was rolled back"),
+            Status::Stuck => {
+                format!("CRITICAL: deployment {id} of {environment} failed{place} and could not be undone")
+            }
+            Status::Superseded => format!("deployment {id} of {environment} made way for a newer one"),
+            Status::Cancelled => format!("deployment {id} of {environment} was cancelled"),
+            Status::Skipped => format!("deployment {id} of {environment} had nothing to deploy"),
+        }
+    }
+
+    /// One sentence: what users see now.
+    pub fn live_now(&self) -> String {
+        let view = &self.deployment;
+        match &self.live {
+            None if view.status == Status::Stuck => "nothing is known to be live".to_owned(),
+            None if view.status.is_end() => "nothing is live: there is no earlier version to go back to".to_owned(),
+            None => "nothing is live yet".to_owned(),
+            Some(live) => {
+                let version = format!("deployment {} ({})", live.deployment, live.commit.short());
+                if live.deployment == view.id {
+                    format!("{} is live", live.commit.short())
+                } else if view.status == Status::Stuck {
+                    format!("{version} was live before; whether it still is must be looked at")
+                } else if view.status == Status::RolledBack && view.previous == Some(live.deployment) {
+                    format!("{version} is live again")
+                } else if view.previous == Some(live.deployment) {
+                    format!("{version} is still live")
+                } else {
+                    format!("{version} is live")
+                }
+            }
+        }
+    }
+
+    /// What a person does now; `None` where nothing is to do.
+    pub fn next_step(&self) -> Option<String> {
+        let view = &self.deployment;
+        let id = view.id;
+        let again = format!("`refit rerun {id}`");
+        let text = match view.status {
+            Status::Queued | Status::Running => {
+                format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
+            }
+            Status::Succeeded => return self.warning(),
+            Status::Superseded | Status::Skipped => return None,
+            Status::Cancelled => format!("{again} when you are ready"),
+            Status::Stuck => format!(
+                "look at what runs (`refit status`, `refit show {id}`), bring a good version up by hand if users see an \
+                 error, then deploy again"
+            ),
+            _ if view.exit_code == Some(69) => format!("`refit doctor` says what is missing; then {again}"),
+            Status::Failed | Status::RolledBack => match view.failed_stage {
+                Some(Stage::Pull) => format!("`refit doctor` checks the access to the repository; then {again}"),
+                Some(Stage::Backup) => format!("see that the database can be dumped (`refit doctor`); then {again}"),
+                Some(Stage::Test) => "fix the tests, or the code, and push again".to_owned(),
+                Some(Stage::Build) => "fix the build and push again".to_owned(),
+                Some(Stage::Migrate) => {
+                    "see what the migration did to the database, then fix it and push again".to_owned()
+                }
+                Some(Stage::Start) => {
+                    "find out why it does not become healthy (its last lines are in the log), and push again".to_owned()
+                }
+                Some(Stage::Smoke) => {
+                    "compare what the check expects with what the app answers, and push again".to_owned()
+                }
+                Some(Stage::Tag) | None => again,
+            },
+        };
+        Some(text)
+    }
+
+    /// Stages that failed without ending the deployment.
+    fn warning(&self) -> Option<String> {
+        let warned: Vec<&str> = self
+            .deployment
+            .stages
+            .iter()
+            .filter(|s| s.status == StageStatus::Warned)
+            .map(|s| s.name.as_str())
+            .collect();
+        (!warned.is_empty()).then(|| format!("look at {}: it failed, and the deployment went on", warned.join(" and ")))
+    }
+
+    /// `branch main`, `tag v1`, or what a person named.
+    pub fn origin(&self) -> String {
+        let reference = &self.deployment.reference;
+        match (reference.strip_prefix("refs/heads/"), reference.strip_prefix("refs/tags/")) {
+            (Some(branch), _) => format!("branch {}", clip(branch, 100)),
+            (_, Some(tag)) => format!("tag {}", clip(tag, 100)),
+            _ => clip(reference, 100),
+        }
+    }
+
+    /// `took 1m 05s`, or `running for 12.0s`.
+    pub fn took(&self) -> Option<String> {
+        let verb = if self.deployment.status == Status::Running { "running for" } else { "took" };
+        self.deployment.duration_ms.map(|ms| format!("{verb} {}", took(ms)))
+    }
+
+    /// `0123456789 "subject" by author`, as much as is known.
+    pub fn commit_line(&self) -> String {
+        let view = &self.deployment;
+        let mut text = match &view.commit {
+            Some(commit) => commit.short().to_owned(),
+            None => "not known yet".to_owned(),
+        };
+        if let Some(subject) = &view.subject {
+            text.push_str(&format!(" \"{}\"", clip(subject, 72)));
+        }
+        if let Some(author) = &view.author {
+            text.push_str(&format!(" by {}", clip(author, 40)));
+        }
+        text
+    }
+
+    /// `a push to GitHub by ada`.
+    pub fn asked(&self) -> String {
+        use crate::model::TriggerKind as Kind;
+        let trigger = &self.deployment.trigger;
+        let how = match trigger.kind {
+            Kind::Github => "a push to GitHub",
+            Kind::Hook => "a push to this server",
+            Kind::Cli => "`refit deploy`",
+            Kind::Rerun => "`refit rerun`",
+            Kind::Reconcile => "a push that was found on the remote",
+            Kind::Telegram => "Telegram",
+            Kind::Api => "the API",
+        };
+        match &trigger.by {
+            Some(by) => format!("{how} by {}", clip(by, 40)),
+            None => how.to_owned(),
+        }
+    }
+}
