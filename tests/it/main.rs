@@ -6,6 +6,7 @@
 mod support;
 
 mod candidates;
+mod demo;
 mod deploy;
 mod engine_away;
 mod exits;
