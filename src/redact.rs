@@ -2,7 +2,8 @@
 //!
 //! One [`Redactor`] is built from every secret of the configuration and applied at the last moment before text leaves:
 //! log lines, errors in the registry, messages. It also masks the user part of URLs (`https://user:token@host`), which
-//! no list of secrets can foresee. Matching is by whole value: a secret of fewer than four characters is not masked,
+//! no list of secrets can foresee. A secret that is a URL (`DATABASE_URL`) hides its password also where that stands alone, since
+//! apps take such URLs apart. Matching is by whole value: a secret of fewer than four characters is not masked,
 //! because it would shred ordinary words (`docs/security.md` says so).
 
 use std::sync::Arc;
@@ -24,19 +25,17 @@ pub struct Redactor {
 }
 
 impl Redactor {
-    /// Masks each secret as it stands, each of its lines where it has several, and its URL-encoded and JSON-escaped forms.
+    /// Masks each secret as it stands, each of its lines where it has several, a URL's password by itself, and the URL-encoded and
+    /// JSON-escaped forms of all these.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a Secret>) -> Self {
         let mut patterns: Vec<String> = Vec::new();
         for secret in secrets {
             for part in std::iter::once(secret.expose()).chain(secret.expose().lines()) {
-                let part = part.trim();
-                if part.len() < SHORTEST_MASKED {
-                    continue;
+                spell(part.trim(), &mut patterns);
+                if let Some(password) = url_password(part) {
+                    spell(password, &mut patterns);
+                    spell(&percent_decode(password), &mut patterns);
                 }
-                patterns.push(part.to_owned());
-                patterns.push(percent_encode(part));
-                let quoted = serde_json::Value::from(part).to_string();
-                patterns.push(quoted[1..quoted.len() - 1].to_owned());
             }
         }
         patterns.sort();
@@ -59,6 +58,27 @@ impl Redactor {
         };
         mask_url_users(&masked)
     }
+}
+
+/// Adds a value and the forms in which it may turn up, unless it is too short.
+fn spell(value: &str, patterns: &mut Vec<String>) {
+    if value.len() < SHORTEST_MASKED {
+        return;
+    }
+    patterns.push(value.to_owned());
+    patterns.push(percent_encode(value));
+    let quoted = serde_json::Value::from(value).to_string();
+    patterns.push(quoted[1..quoted.len() - 1].to_owned());
+}
+
+/// The password of `scheme://user:password@host`, as it stands there. `None` if the URL repeats it (`app:app@db/app`): hiding an
+/// app's own name would make its logs unreadable and keep no secret.
+fn url_password(text: &str) -> Option<&str> {
+    let (_, after) = text.split_once("://")?;
+    let authority = after.split(['/', '?', '#']).next()?;
+    let (user, _host) = authority.rsplit_once('@')?;
+    let (_user, password) = user.split_once(':')?;
+    (text.matches(password).count() == 1).then_some(password)
 }
 
 /// Replaces `user:password@` in `scheme://user:password@host`. A user without a password (`ssh://git@host`) stays, except
@@ -97,6 +117,19 @@ fn percent_encode(text: &str) -> String {
         .collect()
 }
 
+/// `%41` → `A`; what is no such escape stays.
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..2).filter(|digits| first == b'%' && digits.iter().all(u8::is_ascii_hexdigit));
+        let decoded = digits.and_then(|d| std::str::from_utf8(d).ok()).and_then(|d| u8::from_str_radix(d, 16).ok());
+        bytes.push(decoded.unwrap_or(first));
+        rest = if decoded.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +147,23 @@ mod tests {
     fn masks_each_line_of_a_key() {
         let key = Secret::new("-----BEGIN KEY-----\nMIIEabcdef\n-----END KEY-----\n");
         assert_eq!(Redactor::new([&key]).mask("got MIIEabcdef here"), "got [masked] here");
+    }
+
+    #[test]
+    fn masks_the_password_of_a_secret_url_by_itself() {
+        let url = Secret::new("postgresql://app:p%40ss%2Fw%zz@db:5432/app");
+        let text = "p@ss/w%zz and p%40ss%2Fw%zz, not app, db or 5432";
+        assert_eq!(Redactor::new([&url]).mask(text), "[masked] and [masked], not app, db or 5432");
+        for plain in [
+            "postgresql://app@db/app",
+            "postgresql://db/a:b@c",
+            "app:secret@db",
+            "x://app:app@db/app",
+            "x://:@",
+            "100 %",
+        ] {
+            assert_eq!(url_password(plain), None, "{plain}");
+        }
     }
 
     #[test]

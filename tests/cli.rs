@@ -2,6 +2,8 @@
 //!
 //! Nothing here needs Docker; what deploys is tested in `tests/it`.
 
+#![expect(clippy::unwrap_used, reason = "what a test's own helpers cannot do fails the test")]
+
 use std::{
     fs,
     io::{Read, Write},

@@ -60,7 +60,7 @@ async fn act(context: &Context, args: &ActArgs, ask: impl AsyncFnOnce(&Hands) ->
     };
     // Left in the middle: there is no time to tidy up, the journal remembers.
     if !matches!(ended, Err(CliError::Told(_))) {
-        Box::pin(hands.release(&mut interrupts)).await;
+        Box::pin(hands.release(context, &mut interrupts)).await;
     }
     Box::pin(conclude(context, args, ended?)).await
 }

@@ -14,6 +14,7 @@ use crate::{
     config::{Config, MissingSecrets},
     control::{Control, ControlError, DeployRequest, RerunRequest, Update},
     model::DeploymentId,
+    notify,
 };
 
 /// Between two looks at a lock that somebody else holds.
@@ -21,6 +22,9 @@ const LOCK_POLL: Duration = Duration::from_millis(500);
 
 /// How long other deployments that this process took up may go on after ours has ended.
 const GRACE: Duration = Duration::from_secs(3600);
+
+/// How long a command waits for its report to be sent.
+const FLUSH: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub enum Hands {
@@ -107,16 +111,25 @@ impl Hands {
 
     /// Lets go of the lock. Other deployments that waited in the queue and began meanwhile are finished first; an interrupt
     /// cancels and undoes them.
-    pub async fn release(self, interrupts: &mut Interrupts) {
+    pub async fn release(self, context: &Context, interrupts: &mut Interrupts) {
         let Self::Here(control) = self else { return };
         let done = control.shutdown(GRACE);
         tokio::pin!(done);
         loop {
             tokio::select! {
-                () = &mut done => return,
+                () = &mut done => break,
                 () = interrupts.next() => control.hurry(),
             }
         }
+        // What cannot be sent now is sent by the next command or the daemon.
+        let sent = notify::flush(control.registry().clone(), control.config().clone(), FLUSH);
+        tokio::select! {
+            sent = sent => if let Err(why) = sent {
+                context.say(&why);
+            },
+            () = interrupts.next() => {}
+        }
+        control.close().await;
     }
 }
 

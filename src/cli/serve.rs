@@ -20,6 +20,7 @@ use crate::{
     cli::client::Daemon,
     config::{Config, Server},
     control::{Control, ControlError, Options},
+    notify,
     server::{self, SharedVerbs, socket::Socket},
 };
 
@@ -76,7 +77,7 @@ pub async fn run(config: Arc<Config>, options: Options) -> Result<(), ServeError
     let mut signals = Signals::new().map_err(ServeError::Signals)?;
     raise_file_limit(config.server.max_connections);
     let listener = listen(&config.server).await?;
-    notify(&[NotifyState::Status("recovering")]);
+    announce(&[NotifyState::Status("recovering")]);
     let control = select! {
         control = Control::start(config.clone(), options) => control?,
         () = signals.end() => return Ok(()),
@@ -85,6 +86,7 @@ pub async fn run(config: Arc<Config>, options: Options) -> Result<(), ServeError
     if served.is_err() {
         control.shutdown(Duration::ZERO).await;
     }
+    control.close().await;
     served
 }
 
@@ -104,10 +106,12 @@ async fn serve(
     let network = tokio::spawn(server::serve(listener, verbs.clone(), config.clone(), network_ends.clone()));
     let local = tokio::spawn(socket.serve(verbs, config.clone(), all_ends.clone()));
     let watchdog = tokio::spawn(feed_watchdog(all_ends.clone()));
-    // The notifier starts here: it sends what is in the outbox until `all_ends`, so that the last reports leave too.
+    // Until `all_ends`, so that the last reports leave too.
+    let reports =
+        tokio::spawn(notify::run(control.registry().clone(), config.clone(), control.ticks(), all_ends.clone()));
 
     tracing::info!("listening on {address} and {}", path.display());
-    notify(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
+    announce(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
     signals.end().await;
 
     tracing::info!(
@@ -115,7 +119,7 @@ async fn serve(
         GRACE.as_secs()
     );
     let micros = u32::try_from((GRACE + UNDO).as_micros()).unwrap_or(u32::MAX);
-    notify(&[
+    announce(&[
         NotifyState::Stopping,
         NotifyState::Status("waiting for running deployments"),
         NotifyState::ExtendTimeoutUsec(micros),
@@ -123,7 +127,7 @@ async fn serve(
     network_ends.cancel();
     shut_down(control, signals).await;
     all_ends.cancel();
-    for task in [network, local, watchdog] {
+    for task in [network, local, watchdog, reports] {
         if let Err(error) = task.await {
             tracing::error!("a part of the daemon broke: {error}");
         }
@@ -211,14 +215,14 @@ async fn feed_watchdog(ends: CancellationToken) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         select! {
-            _ = ticks.tick() => notify(&[NotifyState::Watchdog]),
+            _ = ticks.tick() => announce(&[NotifyState::Watchdog]),
             () = ends.cancelled() => return,
         }
     }
 }
 
 /// Does nothing where there is no systemd; a message that it does not take is no reason to stop.
-fn notify(states: &[NotifyState]) {
+fn announce(states: &[NotifyState]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!("systemd could not be told: {error}");
     }

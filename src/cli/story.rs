@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::style::{clip, took};
 use crate::{
     model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status},
-    pipeline::journal::Event,
+    pipeline::outcome,
     registry::{Registry, Release, Result},
 };
 
@@ -40,12 +40,8 @@ impl Story {
     pub async fn load(registry: &Registry, deployment: DeploymentView) -> Result<Self> {
         let key = EnvironmentKey { app: deployment.app.clone(), environment: deployment.environment.clone() };
         let live = registry.live(&key).await?.map(Live::from);
-        let failed = deployment.failed_stage;
-        let tail = registry.events(deployment.id, 0).await?.into_iter().find_map(|recorded| match recorded.event {
-            Event::StepFailed { stage, tail, .. } if failed.is_none_or(|failed| failed == stage) => Some(tail),
-            _ => None,
-        });
-        Ok(Self { deployment, live, tail: tail.unwrap_or_default() })
+        let tail = outcome::failure_tail(&registry.events(deployment.id, 0).await?).to_vec();
+        Ok(Self { deployment, live, tail })
     }
 
     fn environment(&self) -> String {

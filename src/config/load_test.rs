@@ -244,12 +244,12 @@ N = 5
     );
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:1:1: `parralel`: unknown key; did you mean `parallel`?
-    pipeline.toml:3:8: `app.name`: name `Guest Book` may have only lower-case letters, digits, `-` and `_`, must start with a letter or digit, and be 1 to 40 long
+    pipeline.toml:3:8: `app.name`: name `Guest Book` may have only lower-case letters and digits, joined by `-` or `_`, and be 1 to 40 long
     pipeline.toml:4:14: `app.repository`: `ext::` runs a program of its own to fetch; use an https, http, ssh, git or file URL, `user@host:path`, or a local path
     pipeline.toml:5:1: `app.port`: unknown key; `port` is a key of `[environments.NAME]`
     pipeline.toml:7:1: `environments.production.brnach`: unknown key; did you mean `branch`?
     pipeline.toml:8:8: `environments.production.port`: 80000 is not between 1 and 65535
-    pipeline.toml:9:15: `environments."no/good"`: name `no/good` may have only lower-case letters, digits, `-` and `_`, must start with a letter or digit, and be 1 to 40 long
+    pipeline.toml:9:15: `environments."no/good"`: name `no/good` may have only lower-case letters and digits, joined by `-` or `_`, and be 1 to 40 long
     pipeline.toml:12:10: `environments.dev.branch`: branch `--upload-pack=x` starts with `-`
     pipeline.toml:13:10: `environments.dev.paths[0]`: `[` is not a glob pattern: unclosed character class; missing ']'
     pipeline.toml:15:16: `environments.dev.start.stop_timeout`: `5` has no unit; expected a duration such as "200ms", "30s", "2m", "1h" or "7d"

@@ -347,7 +347,8 @@ impl Control {
         Observer::of(Arc::clone(&self.world.config), Some(self.world.registry.clone()), self.world.runtimes.clone())
     }
 
-    /// Takes no new work, lets running deployments finish within `grace`, then cancels and undoes them, and lets go of the lock.
+    /// Takes no new work, lets running deployments finish within `grace`, then cancels and undoes them. Followers and reports may
+    /// still be read afterwards; [`close`](Self::close) ends that.
     pub async fn shutdown(&self, grace: Duration) {
         self.queue.close();
         tokio::select! {
@@ -362,6 +363,10 @@ impl Control {
             } => {}
         }
         self.queue.stop().await;
+    }
+
+    /// Closes the registry and lets go of the lock. Call after [`shutdown`](Self::shutdown).
+    pub async fn close(&self) {
         self.registry().close().await;
         self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

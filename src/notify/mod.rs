@@ -1,1 +1,141 @@
-//! Messages. (skeleton)
+//! The final report of each deployment.
+//!
+//! The pipeline writes a row into the outbox in the same transaction as a deployment's end; it says only *that* there is something to
+//! say. [`run`], a task of the daemon, takes what is due, composes the [`Report`] from the deployment and its journal, sends it, and
+//! settles the row. So a report is never lost to a crash, and no deployment ever waits for Telegram. [`flush`] does the same
+//! within a limit, for a command that works without a daemon. Without `[telegram]` a report is one line in the daemon's log.
+//!
+//! When the way is blocked (no connection, trouble at Telegram, a pause it asks for, a token or chat that is wrong) nothing at all is
+//! tried until the pause is over, so that a backlog does not become a storm; the oldest message then goes first. The pauses are
+//! 1 s, doubling to 5 min; what Telegram asks for; or 5 min where a person has to act. What it refuses for a day is given up, with
+//! its text in the log; an outage never makes it give up.
+//!
+//! A message is settled as soon as Telegram has said that it took it. The Bot API knows no key that would make sending repeatable: where
+//! the answer is lost (a timeout after the request went out, a crash between the answer and the note) the
+//! message is sent again, and people may read it twice. Lost reports would be worse.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use self::courier::{Courier, Next};
+use crate::{
+    config::Config,
+    registry::{Registry, RegistryError},
+};
+
+mod courier;
+mod render;
+mod report;
+pub mod telegram;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use render::Message;
+pub use report::Report;
+
+/// A registry that cannot be read or written is asked again after this.
+const REGISTRY_PAUSE: Duration = Duration::from_secs(5);
+
+/// The longest sleep: the clock may be set back, and messages are due by the clock.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5 * 60);
+
+/// How long after the shutdown a message may still be begun: the last deployments end just before it.
+const LAST_CALL: Duration = Duration::from_secs(2);
+
+/// When the task ends after the shutdown, come what may. A request that is dropped in the middle might be sent twice.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Sends reports until `shutdown`, and then, unless the way is blocked, what is due, for a few seconds. `ticks` goes up when
+/// something was recorded. The registry must stay open until this has ended, or a message could be sent and not be noted.
+pub async fn run(
+    registry: Registry,
+    config: Arc<Config>,
+    mut ticks: watch::Receiver<u64>,
+    shutdown: CancellationToken,
+) {
+    let mut courier = Courier::new(registry, config);
+    let mut ticking = true;
+    loop {
+        let ends = shutdown.is_cancelled();
+        let waiting = tokio::select! {
+            waiting = deliver_all(&mut courier, &shutdown) => waiting,
+            () = grace(&shutdown) => return,
+        };
+        if ends {
+            return;
+        }
+        let (sleep, listens) = match waiting {
+            Ok(Waiting::Held(pause)) => (pause, false),
+            Ok(Waiting::UntilDue(due)) => (due.unwrap_or(LONGEST_SLEEP).min(LONGEST_SLEEP), true),
+            Err(error) => {
+                tracing::error!(%error, "reports cannot be sent");
+                (REGISTRY_PAUSE, false)
+            }
+        };
+        tokio::select! {
+            () = shutdown.cancelled() => {
+                if !listens {
+                    return;
+                }
+            }
+            () = tokio::time::sleep(sleep) => {}
+            changed = ticks.changed(), if listens && ticking => ticking = changed.is_ok(),
+        }
+    }
+}
+
+/// Sends what is due, for at most `limit`. What cannot be sent stays for the next command or the daemon.
+///
+/// # Errors
+/// How many reports wait, and why the oldest does: for a remark to the user, not for an exit code.
+pub async fn flush(registry: Registry, config: Arc<Config>, limit: Duration) -> Result<(), String> {
+    let mut courier = Courier::new(registry.clone(), config);
+    let never = CancellationToken::new();
+    let in_time = tokio::time::timeout(limit, deliver_all(&mut courier, &never)).await;
+    if let Ok(Err(error)) = in_time {
+        return Err(error.to_string());
+    }
+    match registry.outbox_backlog().await {
+        Ok((0, _)) => Ok(()),
+        Ok((count, why)) => {
+            let reports = if count == 1 { "one report waits".to_owned() } else { format!("{count} reports wait") };
+            Err(format!("{reports} to be sent: {}", why.unwrap_or_else(|| "there was no time".to_owned())))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Why nothing more is sent now.
+#[derive(Debug)]
+enum Waiting {
+    /// The way is blocked.
+    Held(Duration),
+    /// Nothing is due; `None`: nothing is there.
+    UntilDue(Option<Duration>),
+}
+
+async fn deliver_all(courier: &mut Courier, shutdown: &CancellationToken) -> Result<Waiting, RegistryError> {
+    let mut ending = None;
+    loop {
+        if shutdown.is_cancelled() && ending.get_or_insert_with(Instant::now).elapsed() > LAST_CALL {
+            break;
+        }
+        let Some(message) = courier.due().await? else { break };
+        if let Next::Hold(pause) = courier.deliver(&message).await? {
+            return Ok(Waiting::Held(pause));
+        }
+    }
+    Ok(Waiting::UntilDue(courier.next_due_in().await?))
+}
+
+/// Ends a while after the shutdown was asked for.
+async fn grace(shutdown: &CancellationToken) {
+    shutdown.cancelled().await;
+    tokio::time::sleep(GRACE).await;
+}

@@ -152,11 +152,20 @@ pub struct Saga {
     pub failure: Option<Failure>,
     /// Stages that were started, whatever became of them.
     pub touched: Vec<Stage>,
+    /// How each stage ended on the way forward.
+    ends: BTreeMap<Stage, Step>,
 }
 
 impl Default for Saga {
     fn default() -> Self {
-        Self { phase: Phase::Queued, previous: None, steps: BTreeMap::new(), failure: None, touched: Vec::new() }
+        Self {
+            phase: Phase::Queued,
+            previous: None,
+            steps: BTreeMap::new(),
+            failure: None,
+            touched: Vec::new(),
+            ends: BTreeMap::new(),
+        }
     }
 }
 
@@ -212,17 +221,23 @@ impl Saga {
         self.steps.values().any(|step| *step == Step::UndoFailed)
     }
 
+    /// The stage as people see it. What undo took back shows as undone where users or tools could have seen it; a test that passed
+    /// stays passed though its container is gone.
     pub fn stage_status(&self, stage: Stage) -> StageStatus {
-        match self.step(stage) {
+        let visible = matches!(stage, Stage::Tag | Stage::Start);
+        let step = match self.step(stage) {
+            Step::Undone if !visible || self.failure.is_some_and(|f| f.stage == Some(stage)) => {
+                self.ends.get(&stage).copied().unwrap_or(Step::Failed)
+            }
+            step => step,
+        };
+        match step {
             Step::Pending => StageStatus::Pending,
-            Step::Started if self.failure.is_some_and(|f| f.kind == FailureKind::Interrupted) => StageStatus::Failed,
             Step::Started | Step::Undoing => StageStatus::Running,
             Step::Succeeded => StageStatus::Succeeded,
             Step::Warned => StageStatus::Warned,
             Step::Skipped => StageStatus::Skipped,
             Step::Failed => StageStatus::Failed,
-            // The stage that failed stays `failed` in what people see: its undo is in `undone`.
-            Step::Undone if self.failure.is_some_and(|f| f.stage == Some(stage)) => StageStatus::Failed,
             Step::Undone => StageStatus::Undone,
             Step::UndoFailed => StageStatus::UndoFailed,
         }
@@ -296,6 +311,7 @@ pub fn next(saga: &Saga, event: &Event) -> Result<Saga, IllegalTransition> {
                 _ => return refuse("it is not the end of a step"),
             };
             to.steps.insert(*stage, step);
+            to.ends.insert(*stage, step);
             to.failure = to.failure.or(failure);
         }
         Event::CancelRequested { .. } => {
@@ -310,8 +326,9 @@ pub fn next(saga: &Saga, event: &Event) -> Result<Saga, IllegalTransition> {
             }
             let stage = Stage::ALL.iter().rev().copied().find(|s| saga.step(*s) == Step::Started);
             to.failure = to.failure.or(Some(Failure { stage, kind: FailureKind::Interrupted }));
-            for step in to.steps.values_mut().filter(|s| **s == Step::Started) {
+            for (stage, step) in to.steps.iter_mut().filter(|(_, s)| **s == Step::Started) {
                 *step = Step::Failed;
+                to.ends.insert(*stage, Step::Failed);
             }
         }
         Event::UndoStarted { stage } => {

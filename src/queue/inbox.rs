@@ -21,6 +21,12 @@ const BATCH: usize = 512;
 /// Deliveries settled in one pass.
 const PASS: u32 = 2000;
 
+/// A pass of this many deliveries is a flood.
+const FLOOD: usize = 8;
+
+/// Between two passes in a flood.
+const BREATH: std::time::Duration = std::time::Duration::from_millis(50);
+
 /// A delivery and who waits for it to be on disk.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -56,12 +62,18 @@ pub(super) async fn write(registry: Registry, mut inbox: mpsc::Receiver<Waiting>
 pub(super) async fn settle(queue: Weak<Queue>, written: Arc<Notify>, closing: CancellationToken) {
     loop {
         let Some(queue) = queue.upgrade() else { return };
-        match settle_pass(&queue).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(error) => tracing::error!(%error, "deliveries could not be settled"),
-        }
+        let settled = settle_pass(&queue).await.unwrap_or_else(|error| {
+            tracing::error!(%error, "deliveries could not be settled");
+            0
+        });
         drop(queue);
+        // One push is settled at once. In a flood fewer, larger passes leave the disk to those who still wait for an answer.
+        if settled >= FLOOD {
+            tokio::select! {
+                () = tokio::time::sleep(BREATH) => continue,
+                () = closing.cancelled() => return,
+            }
+        }
         tokio::select! {
             () = written.notified() => {}
             () = closing.cancelled() => return,
@@ -69,12 +81,12 @@ pub(super) async fn settle(queue: Weak<Queue>, written: Arc<Notify>, closing: Ca
     }
 }
 
-/// One pass; whether it was full, so that there may be more.
-async fn settle_pass(queue: &Queue) -> Result<bool, RegistryError> {
+/// One pass; how many deliveries it settled.
+async fn settle_pass(queue: &Queue) -> Result<usize, RegistryError> {
     let registry = &queue.world.registry;
     let open = registry.open_deliveries(PASS).await?;
     if open.is_empty() {
-        return Ok(false);
+        return Ok(0);
     }
     // Of several pushes to one branch only the newest counts; what is deployed is the branch's tip anyway.
     let mut newest: HashMap<(&Name, &Branch), &StoredDelivery> = HashMap::new();
@@ -94,7 +106,7 @@ async fn settle_pass(queue: &Queue) -> Result<bool, RegistryError> {
     }
     registry.settle(&outcomes).await?;
     queue.world.tick();
-    Ok(open.len() == PASS as usize)
+    Ok(open.len())
 }
 
 async fn settle_one(queue: &Queue, stored: &StoredDelivery) -> Result<Vec<Outcome>, RegistryError> {

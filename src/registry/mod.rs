@@ -10,7 +10,7 @@
 //! - `releases`: what was live and healthy, and what is live now.
 //! - `outbox`: messages, written with the state they report.
 
-use std::{path::Path, time::Duration};
+use std::{fs::File, path::Path, time::Duration};
 
 use jiff::Timestamp;
 use sqlx::{
@@ -68,6 +68,8 @@ impl Registry {
         }
         let options = options(path).create_if_missing(true);
         let opened = |source| RegistryError::Open { path: path.display().to_string(), source };
+        // SQLite has no lock of its own for migrations: two processes that find a new file would both write its schema.
+        let _alone = alone(path).await.map_err(|e| opened(sqlx::Error::Io(e)))?;
         let write = pool(1).connect_with(options.clone()).await.map_err(opened)?;
         MIGRATIONS
             .run(&write)
@@ -98,6 +100,13 @@ impl Registry {
         self.read.close().await;
         self.write.close().await;
     }
+}
+
+/// Held while the file is opened: a lock on its directory, which every process that opens it takes for a moment.
+async fn alone(path: &Path) -> std::io::Result<File> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned();
+    let lock = move || File::open(dir).and_then(|dir| dir.lock().map(|()| dir));
+    tokio::task::spawn_blocking(lock).await.map_err(std::io::Error::other)?
 }
 
 fn options(path: &Path) -> SqliteConnectOptions {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use sqlx::{Row, Sqlite, Transaction};
 
-use super::{NewMessage, Registry, Result, from_json, now_ms, query, to_json};
+use super::{NewMessage, Registry, Result, from_json, now_ms, query, time, to_json};
 use crate::model::DeploymentId;
 
 /// A message that waits to be sent.
@@ -16,6 +17,7 @@ pub struct Message {
     pub body: serde_json::Value,
     /// Failed attempts so far.
     pub attempts: u32,
+    pub created_at: Timestamp,
 }
 
 pub(super) async fn insert(
@@ -38,10 +40,10 @@ pub(super) async fn insert(
 }
 
 impl Registry {
-    /// The oldest message that is due; `Err(wait)` in `.1` says when the next one is.
+    /// The oldest message that is due.
     pub async fn due_message(&self) -> Result<Option<Message>> {
         let row = sqlx::query(
-            "SELECT id, deployment, kind, body, attempts FROM outbox
+            "SELECT id, deployment, kind, body, attempts, created_at FROM outbox
              WHERE sent_at IS NULL AND next_at <= ? ORDER BY id LIMIT 1",
         )
         .bind(now_ms())
@@ -55,6 +57,7 @@ impl Registry {
                 kind: row.get("kind"),
                 body: from_json("message", row.get("body"))?,
                 attempts: row.get("attempts"),
+                created_at: time(row.get("created_at")),
             })
         })
         .transpose()

@@ -161,3 +161,22 @@ async fn a_success_is_live_in_the_same_commit() -> Done {
     assert!(!registry.artefact_in_use("sha256:1").await?);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_new_file_can_be_opened_by_many_at_once() -> Done {
+    // Each `open` has connections of its own, as another process would.
+    for _ in 0..10 {
+        let dir = tempfile::tempdir()?;
+        let path = dir.path().join("state/refit.db");
+        let opening: Vec<_> = (0..8)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { Registry::open(&path).await?.ping().await })
+            })
+            .collect();
+        for opened in opening {
+            opened.await??;
+        }
+    }
+    Ok(())
+}

@@ -43,7 +43,8 @@ async fn receive_one(verbs: &dyn Verbs, app: &App, push: &HookPush, by: Option<&
         commit: push.after.clone(),
         pusher: by.map(str::to_owned),
         // Git does not tell a hook, and only the repository could.
-        forced: false,
+        // A hook tells of a branch that did move, on this host, to just this commit.
+        forced: true,
     };
     let receipt = verbs.receive(delivery).await?;
     let outcomes = verbs.outcome(receipt).await?;

@@ -149,9 +149,9 @@ fn docker_any_commit_tag_or_branch_can_be_deployed_by_hand() {
 fn docker_one_publishes_networks_volumes_and_environment() {
     let site = Site::docker();
     let volume = format!("{}-data", site.app);
-    let site = site.env("APP_TOKEN", "s3cr3t-token").with(&format!(
-        "[start.env]\nGREETING = \"hello world\"\n[start.secrets]\nTOKEN = {{ env = \"APP_TOKEN\" }}\n"
-    ));
+    let site = site.env("APP_TOKEN", "s3cr3t-token").with(
+        "[start.env]\nGREETING = \"hello world\"\n[start.secrets]\nTOKEN = { env = \"APP_TOKEN\" }\n",
+    );
     let file = std::fs::read_to_string(site.config_file()).unwrap();
     std::fs::write(
         site.config_file(),

@@ -1,6 +1,8 @@
 //! SIGKILL and SIGTERM in the middle; two daemons on one state directory.
 
-use crate::support::{Site, poll};
+use refit::model::Stage;
+
+use crate::support::{Site, free_port, poll};
 
 /// Kills the daemon while `stage` (its index) runs; after the restart the deployment has an end, and one version is live.
 fn killed_during(stage: usize, name: &str, extra: &str, change: impl Fn(&Site)) {
@@ -12,7 +14,11 @@ fn killed_during(stage: usize, name: &str, extra: &str, change: impl Fn(&Site)) 
     let commit = site.push("killed");
     site.serve();
     site.webhook("d-1", &site.push_body("main", &commit));
-    site.wait_for(name, |d| d["stages"][stage]["status"] == "running");
+    // The stages beside it are done or not there, so that it is the one that was interrupted.
+    site.wait_for(name, |d| {
+        let status = |n: usize| d["stages"][n]["status"].as_str().unwrap_or_default();
+        status(stage) == "running" && (0..Stage::ALL.len()).all(|n| n == stage || status(n) != "running")
+    });
     site.kill_daemon();
     site.serve();
     let ended = site.settled();
@@ -119,6 +125,12 @@ fn a_second_daemon_refuses_to_start() {
     let mut site = Site::process();
     site.push("first");
     site.serve();
+    let second = site.refit(&["serve"]).expect(75);
+    assert!(second.stderr.contains("already runs"), "{}", second.stderr);
+    // With a port of its own it meets the lock.
+    let text = std::fs::read_to_string(site.config_file()).unwrap();
+    let elsewhere = text.replace(&format!("127.0.0.1:{}", site.http), &format!("127.0.0.1:{}", free_port()));
+    std::fs::write(site.config_file(), elsewhere).unwrap();
     let second = site.refit(&["serve"]).expect(75);
     assert!(second.stderr.contains("another refit"), "{}", second.stderr);
     assert_eq!(site.stop_daemon(), 0);

@@ -20,13 +20,14 @@ use crate::{
     exec::Program,
     files,
     git::Mirror,
+    notify,
 };
 
 /// For a remote's answer.
 const REMOTE: Duration = Duration::from_secs(20);
 
 /// For Telegram's.
-const TELEGRAM: Duration = Duration::from_secs(10);
+const TELEGRAM: Duration = Duration::from_secs(15);
 
 pub async fn check(config: &Config) -> Vec<Finding> {
     let mut findings = vec![git_program().await];
@@ -221,27 +222,17 @@ fn sqlite_files(config: &Config) -> Vec<Finding> {
     findings
 }
 
-/// Asks Telegram who the token belongs to. The token is part of the URL, so the error's own text is not shown.
 async fn telegram(config: &Config) -> Finding {
     let check = "telegram";
     let Some(telegram) = &config.telegram else {
         return Finding::ok(check, "not configured: reports go to the terminal and the log");
     };
-    let url = format!("{}/bot{}/getMe", telegram.api_url.trim_end_matches('/'), telegram.token.expose());
-    let asked = async {
-        let client = reqwest::Client::builder().timeout(TELEGRAM).build().map_err(reqwest::Error::without_url)?;
-        let answer = client.get(url).send().await.map_err(reqwest::Error::without_url)?;
-        Ok::<_, reqwest::Error>(answer.status())
-    };
-    match asked.await {
-        Ok(status) if status.is_success() => Finding::ok(check, "the token is good"),
-        Ok(status) if status.as_u16() == 401 || status.as_u16() == 404 => {
-            Finding::fail(check, format!("Telegram does not know the token ({status})"), "get a token from @BotFather")
-        }
-        Ok(status) => Finding::warn(check, format!("Telegram answered {status}"), "try again later"),
-        Err(error) => Finding::warn(
+    match tokio::time::timeout(TELEGRAM, Box::pin(notify::telegram::check(telegram))).await {
+        Ok(Ok(who)) => Finding::ok(check, who),
+        Ok(Err(why)) => Finding::warn(check, why, "see [telegram] in the configuration; reports wait until it works"),
+        Err(_) => Finding::warn(
             check,
-            format!("{} cannot be reached: {error}", telegram.api_url),
+            format!("{} does not answer", telegram.api_url),
             "check the network; reports are sent when it is back",
         ),
     }

@@ -56,7 +56,7 @@ pub async fn at(dir: &Path, name: Option<&str>) -> Result<Found> {
     };
     let in_git = git(dir, &["rev-parse", "--is-inside-work-tree"]).await.is_some_and(|yes| yes == "true");
     let remote = git(dir, &["config", "--get", "remote.origin.url"]).await.filter(|url| !url.is_empty());
-    let repository = remote.as_deref().map_or_else(|| dir.display().to_string(), |url| without_password(url));
+    let repository = remote.as_deref().map_or_else(|| dir.display().to_string(), without_password);
     let dockerfile = fs::read_to_string(dir.join("Dockerfile")).ok().map(|text| dockerfile(&text));
     let (build, command) = if dockerfile.is_some() { (None, None) } else { native(dir) };
     let compose = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
