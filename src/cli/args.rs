@@ -8,6 +8,7 @@ use crate::model::Status;
 
 const TEACH: &str = "\
 First steps:
+  refit demo      watch the whole story on this machine, in a minute
   refit init      look at this repository and write pipeline.toml
   refit doctor    see what is missing on this machine, and how to fix it
   refit deploy    put the newest commit live, here and now
@@ -54,6 +55,14 @@ pub struct Global {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Watch it work: four pushes of a small app on this machine, two of them bad
+    ///
+    /// Self-contained and offline. Makes a small web app in a temporary directory, starts a daemon, pushes four versions through the real
+    /// hook and a signed webhook, shows after each what users see, and removes everything again. Uses Docker if it is there, else plain
+    /// processes. Exits with 0 if every push ended as it should.
+    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around")]
+    Demo(DemoArgs),
+
     /// Write a pipeline.toml for the repository in this directory
     ///
     /// Looks at the Dockerfile, the compose file and the Git remote, writes a configuration that works, makes a webhook secret, and
@@ -173,6 +182,10 @@ pub enum Command {
         /// The instance's directory
         dir: PathBuf,
     },
+
+    /// The web server of the demo's app
+    #[command(hide = true)]
+    DemoApp(DemoAppArgs),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -222,6 +235,28 @@ pub struct ActArgs {
     pub no_wait: bool,
     #[command(flatten)]
     pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Work in this directory, which must not exist yet; else in a temporary one
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Leave everything running at the end, to look around
+    #[arg(long)]
+    pub keep: bool,
+    /// End and remove what an earlier `--keep` left in this directory
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep"])]
+    pub clean: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct DemoAppArgs {
+    #[arg(long)]
+    pub port: u16,
+    /// The files that it serves
+    #[arg(long)]
+    pub dir: PathBuf,
 }
 
 #[derive(Debug, Args)]

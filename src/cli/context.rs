@@ -52,6 +52,11 @@ impl Context {
         }
     }
 
+    /// The same terminal, with another configuration.
+    pub fn with_config(&self, file: PathBuf) -> Self {
+        Self { named_config: Some(file), clock: Clock::system(), ..self.clone() }
+    }
+
     /// The named file, or the nearest `pipeline.toml` here or above, as Git looks for its repository.
     pub fn config_file(&self) -> Result<PathBuf> {
         let here = current_dir()?;

@@ -22,6 +22,7 @@ mod check;
 pub mod client;
 mod completions;
 mod context;
+mod demo;
 mod deploy;
 mod doctor;
 mod error;
@@ -108,6 +109,8 @@ fn run(context: &Context, command: Command) -> Result<u8> {
 /// The exit code of a command that did its work.
 async fn dispatch(context: &Context, command: Command) -> Result<u8> {
     match command {
+        Command::Demo(args) => Box::pin(demo::run(context, &args)).await,
+        Command::DemoApp(args) => demo::app::run(&args).await,
         Command::Init(args) => init::run(context, &args).await,
         Command::Check(args) => check::run(context, &args),
         Command::Doctor(args) => doctor::run(context, &args).await,

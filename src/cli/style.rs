@@ -84,13 +84,16 @@ impl Paint {
         if !header.is_empty() {
             table.set_header(header.iter().map(|h| Cell::new(h).add_attribute(comfy_table::Attribute::Bold)));
         }
+        if let Some(first) = table.column_mut(0) {
+            first.set_padding((0, 1));
+        }
         table
     }
 }
 
 /// A table's text, with no blanks at the ends of lines.
 pub fn table_text(table: &Table) -> String {
-    table.lines().fold(String::new(), |out, line| out + line.trim().trim_end() + "\n")
+    table.lines().fold(String::new(), |out, line| out + line.trim_end() + "\n")
 }
 
 pub fn cell(tone: Tone, text: impl Into<String>) -> Cell {

@@ -44,6 +44,7 @@ pub use manifest::{
     MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, Verified, read_manifest, verify_checksums,
 };
 pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune};
+pub use sqlite::make_example_database;
 
 /// Between two lines about how far a dump has come.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);

@@ -92,6 +92,23 @@ fn restore_hint(file: &str, compression: Compression) -> String {
     format!("{read} {file} > DATABASE (with the app stopped, and DATABASE-wal and DATABASE-shm removed)")
 }
 
+/// Makes a small database with a table of guests, for `refit demo` to have something to back up.
+pub async fn make_example_database(path: &Path) -> Result<(), DataError> {
+    let make = async {
+        let options = SqliteConnectOptions::new().filename(path).create_if_missing(true);
+        let mut connection = SqliteConnection::connect_with(&options).await?;
+        sqlx::query("CREATE TABLE guests (id INTEGER PRIMARY KEY, name TEXT NOT NULL)")
+            .execute(&mut connection)
+            .await?;
+        for name in ["Ada", "Grace", "Linus"] {
+            sqlx::query("INSERT INTO guests (name) VALUES (?1)").bind(name).execute(&mut connection).await?;
+        }
+        connection.close().await
+    };
+    let made: sqlx::Result<()> = make.await;
+    made.map_err(|error| DataError::dump(format!("SQLite database {} could not be made: {error}", path.display())))
+}
+
 /// Says in plain words what SQLite would call "unable to open database file".
 fn check_source(source: &Path) -> Result<(), DataError> {
     let problem = match std::fs::metadata(source) {

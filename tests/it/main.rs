@@ -13,6 +13,7 @@
 mod support;
 
 mod candidates;
+mod demo;
 mod deploy;
 mod engine_away;
 mod exits;

@@ -184,7 +184,7 @@ fn script(program: &Path, config: &Path, app: &str) -> Result<String> {
 }
 
 /// A word that a POSIX shell reads back as it is.
-fn shell_quoted(word: &str) -> String {
+pub fn shell_quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 

@@ -13,6 +13,7 @@
 //! | `spec`, `instances` | what a container is made of; its life |
 //! | `once` | one-off containers: tests, migrations |
 //! | `exec` | commands in containers that Refit did not make |
+//! | `base` | an image from this host's files; an app cleared away whole |
 //!
 //! Waiting is bounded everywhere: bollard limits the time to the head of each answer ([`Engine::connect`]), `errors::answer`
 //! the whole of each call, and streams (a build, a one-off) end with their job's cancellation.
@@ -23,6 +24,7 @@ use async_trait::async_trait;
 use bollard::{Docker, models::ContainerSummary};
 use tokio_util::sync::CancellationToken;
 
+pub use self::base::Cleared;
 use self::{
     errors::{answer, failure, unavailable},
     transport::Address,
@@ -36,6 +38,7 @@ use crate::{
     model::{DeploymentId, EnvironmentKey},
 };
 
+mod base;
 mod build;
 mod dockerfile;
 mod errors;
