@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::telegram::{BotApi, CHAT, TOKEN};
 use crate::{
-    config::{self, Config},
+    config::{self, Config, RuntimeKind},
     model::{CommitId, DeploymentId, EnvironmentKey, Stage, Status, Trigger, TriggerKind},
     pipeline::{
         journal::{Event, FailureKind},
