@@ -87,6 +87,7 @@ fn the_help_teaches() {
 fn every_command_has_a_paragraph_and_an_example() {
     let dir = tempfile::tempdir().unwrap();
     let commands = [
+        "demo",
         "init",
         "check",
         "doctor",
