@@ -1,9 +1,6 @@
 //! Deliveries: onto the disk in batches, then into the queue.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Weak},
-};
+use std::sync::{Arc, Weak};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -18,11 +15,8 @@ use crate::{
 /// Deliveries written in one commit, at most.
 const BATCH: usize = 512;
 
-/// Deliveries settled in one pass.
-const PASS: u32 = 2000;
-
 /// A pass of this many deliveries is a flood.
-const FLOOD: usize = 8;
+const FLOOD: u64 = 8;
 
 /// Between two passes in a flood.
 const BREATH: std::time::Duration = std::time::Duration::from_millis(50);
@@ -81,32 +75,19 @@ pub(super) async fn settle(queue: Weak<Queue>, written: Arc<Notify>, closing: Ca
     }
 }
 
-/// One pass; how many deliveries it settled.
-async fn settle_pass(queue: &Queue) -> Result<usize, RegistryError> {
+/// One pass; how many deliveries it settled. Of several pushes to one branch only the newest counts: what is deployed is the branch's
+/// tip anyway.
+async fn settle_pass(queue: &Queue) -> Result<u64, RegistryError> {
     let registry = &queue.world.registry;
-    let open = registry.open_deliveries(PASS).await?;
-    if open.is_empty() {
-        return Ok(0);
+    let mut settled = 0;
+    for newest in registry.newest_open_deliveries().await? {
+        let outcomes = settle_one(queue, &newest).await?;
+        settled += registry.settle(&newest, &outcomes).await?;
     }
-    // Of several pushes to one branch only the newest counts; what is deployed is the branch's tip anyway.
-    let mut newest: HashMap<(&Name, &Branch), &StoredDelivery> = HashMap::new();
-    for stored in &open {
-        newest.insert((&stored.delivery.app, &stored.delivery.branch), stored);
+    if settled > 0 {
+        queue.world.tick();
     }
-    let mut outcomes = Vec::with_capacity(open.len());
-    for stored in &open {
-        let delivery = &stored.delivery;
-        let latest = newest.get(&(&delivery.app, &delivery.branch)).map_or(stored.id, |s| s.id);
-        if latest != stored.id {
-            let ignored = Some(format!("delivery {latest} is newer"));
-            outcomes.push((stored.id, vec![Outcome { environment: None, deployment: None, ignored }]));
-            continue;
-        }
-        outcomes.push((stored.id, settle_one(queue, stored).await?));
-    }
-    registry.settle(&outcomes).await?;
-    queue.world.tick();
-    Ok(open.len())
+    Ok(settled)
 }
 
 async fn settle_one(queue: &Queue, stored: &StoredDelivery) -> Result<Vec<Outcome>, RegistryError> {

@@ -1,8 +1,9 @@
 //! Deliveries: written in batches, settled by the queue.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
-use serde_json::json;
-use sqlx::Row;
+use sqlx::{Row, sqlite::SqliteRow};
 
 use super::{Registry, Result, from_json, now_ms, parse, query, to_json};
 use crate::model::{Branch, CommitId, DeploymentId, EnvironmentKey, Name, TriggerKind};
@@ -45,81 +46,98 @@ pub struct StoredDelivery {
 }
 
 impl Registry {
-    /// Writes a batch in one commit. Receipts come in the order of the batch. A delivery that is there already (same source,
-    /// app and id, in the store or earlier in the batch) is told as a duplicate with the first one's id.
+    /// Writes a batch in one statement, which is one commit. Receipts come in the order of the batch. A delivery that is there already
+    /// (same source, app and id, in the store or earlier in the batch) is told as a duplicate with the first one's id.
     pub async fn accept(&self, batch: &[Delivery]) -> Result<Vec<Receipt>> {
         let rows: Vec<_> = batch
             .iter()
-            .map(|d| json!([d.source.as_str(), d.delivery, d.app, d.branch, d.commit, d.pusher, d.forced]))
+            .map(|d| (d.source.as_str(), &d.delivery, &d.app, &d.branch, &d.commit, &d.pusher, d.forced))
             .collect();
-        let rows = to_json("batch", &rows)?;
-        let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("write deliveries"))?;
-        let before: i64 = sqlx::query_scalar("SELECT coalesce(max(id), 0) FROM deliveries")
-            .fetch_one(&mut *tx)
-            .await
-            .map_err(query("write deliveries"))?;
-        sqlx::query(
+        let inserted = sqlx::query(
             "INSERT INTO deliveries (source, delivery, app, branch, commit_id, pusher, forced, received_at)
              SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, ?2
              FROM json_each(?1) WHERE true ORDER BY key
-             ON CONFLICT (source, app, delivery) DO NOTHING",
+             ON CONFLICT (source, app, delivery) DO NOTHING
+             RETURNING id, source, app, delivery",
         )
-        .bind(&rows)
+        .bind(to_json("batch", &rows)?)
         .bind(now_ms())
-        .execute(&mut *tx)
+        .fetch_all(&self.write)
         .await
         .map_err(query("write deliveries"))?;
-        let ids: Vec<i64> = sqlx::query_scalar(
-            "SELECT d.id FROM json_each(?1) AS j JOIN deliveries AS d
-             ON d.source = j.value ->> 0 AND d.app = j.value ->> 2 AND d.delivery = j.value ->> 1
-             ORDER BY j.key",
-        )
-        .bind(&rows)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(query("write deliveries"))?;
-        tx.commit().await.map_err(query("write deliveries"))?;
-        let mut seen = std::collections::HashSet::new();
-        Ok(ids.into_iter().map(|id| Receipt { id, duplicate: id <= before || !seen.insert(id) }).collect())
+        let mut new: HashMap<(String, String, String), i64> = HashMap::with_capacity(inserted.len());
+        new.extend(
+            inserted.iter().map(|row| ((row.get("source"), row.get("app"), row.get("delivery")), row.get("id"))),
+        );
+        let mut first = HashMap::new();
+        let mut receipts = Vec::with_capacity(batch.len());
+        for delivery in batch {
+            let key = (delivery.source.as_str().to_owned(), delivery.app.to_string(), delivery.delivery.clone());
+            let receipt = match (new.remove(&key), first.get(&key)) {
+                (Some(id), _) => {
+                    first.insert(key, id);
+                    Receipt { id, duplicate: false }
+                }
+                (None, Some(id)) => Receipt { id: *id, duplicate: true },
+                (None, None) => Receipt { id: self.delivery_id(delivery).await?, duplicate: true },
+            };
+            receipts.push(receipt);
+        }
+        Ok(receipts)
     }
 
-    /// Deliveries that the queue has not settled, oldest first.
-    pub async fn open_deliveries(&self, limit: u32) -> Result<Vec<StoredDelivery>> {
+    async fn delivery_id(&self, delivery: &Delivery) -> Result<i64> {
+        sqlx::query_scalar("SELECT id FROM deliveries WHERE source = ? AND app = ? AND delivery = ?")
+            .bind(delivery.source.as_str())
+            .bind(delivery.app.as_str())
+            .bind(&delivery.delivery)
+            .fetch_one(&self.read)
+            .await
+            .map_err(query("read a delivery"))
+    }
+
+    /// The newest delivery of each app and branch that the queue has not settled, oldest first. (SQLite takes the other columns from the
+    /// row that has the `max`.)
+    pub async fn newest_open_deliveries(&self) -> Result<Vec<StoredDelivery>> {
         let rows = sqlx::query(
-            "SELECT id, source, delivery, app, branch, commit_id, pusher, forced FROM deliveries
-             WHERE outcome IS NULL ORDER BY id LIMIT ?",
+            "SELECT max(id) AS id, source, delivery, app, branch, commit_id, pusher, forced FROM deliveries
+             WHERE outcome IS NULL GROUP BY app, branch ORDER BY 1",
         )
-        .bind(limit)
         .fetch_all(&self.read)
         .await
         .map_err(query("read deliveries"))?;
-        rows.iter()
-            .map(|row| {
-                let delivery = Delivery {
-                    source: parse("source", row.get("source"))?,
-                    delivery: row.get("delivery"),
-                    app: parse("app", row.get("app"))?,
-                    branch: parse("branch", row.get("branch"))?,
-                    commit: parse("commit", row.get("commit_id"))?,
-                    pusher: row.get("pusher"),
-                    forced: row.get("forced"),
-                };
-                Ok(StoredDelivery { id: row.get("id"), delivery })
-            })
-            .collect()
+        rows.iter().map(stored).collect()
     }
 
-    /// Records what became of deliveries, all in one commit.
-    pub async fn settle(&self, outcomes: &[(i64, Vec<Outcome>)]) -> Result<()> {
-        let rows: Vec<_> = outcomes.iter().map(|(id, outcome)| json!([id, outcome])).collect();
-        sqlx::query(
-            "UPDATE deliveries SET outcome = j.value ->> 1 FROM json_each(?1) AS j WHERE deliveries.id = j.value ->> 0",
+    /// Every open delivery, oldest first: for tests that count rows.
+    #[cfg(test)]
+    pub async fn open_deliveries(&self, limit: u32) -> Result<Vec<StoredDelivery>> {
+        let rows = sqlx::query("SELECT * FROM deliveries WHERE outcome IS NULL ORDER BY id LIMIT ?").bind(limit);
+        let rows = rows.fetch_all(&self.read).await.map_err(query("read deliveries"))?;
+        rows.iter().map(stored).collect()
+    }
+
+    /// Records what became of a delivery, and that it took the place of the older open ones of its app and branch. How many that
+    /// settled.
+    pub async fn settle(&self, newest: &StoredDelivery, outcomes: &[Outcome]) -> Result<u64> {
+        let superseded = [Outcome {
+            environment: None,
+            deployment: None,
+            ignored: Some(format!("delivery {} is newer", newest.id)),
+        }];
+        let done = sqlx::query(
+            "UPDATE deliveries SET outcome = CASE id WHEN ?1 THEN ?2 ELSE ?3 END
+             WHERE outcome IS NULL AND id <= ?1 AND app = ?4 AND branch = ?5",
         )
-        .bind(to_json("outcomes", &rows)?)
+        .bind(newest.id)
+        .bind(to_json("outcomes", &outcomes)?)
+        .bind(to_json("outcomes", &superseded)?)
+        .bind(newest.delivery.app.as_str())
+        .bind(newest.delivery.branch.as_str())
         .execute(&self.write)
         .await
         .map_err(query("settle deliveries"))?;
-        Ok(())
+        Ok(done.rows_affected())
     }
 
     /// What became of one delivery; `None` while the queue has not settled it (or there is none).
@@ -142,4 +160,17 @@ impl Registry {
             .map_err(query("forget deliveries"))?;
         Ok(done.rows_affected())
     }
+}
+
+fn stored(row: &SqliteRow) -> Result<StoredDelivery> {
+    let delivery = Delivery {
+        source: parse("source", row.get("source"))?,
+        delivery: row.get("delivery"),
+        app: parse("app", row.get("app"))?,
+        branch: parse("branch", row.get("branch"))?,
+        commit: parse("commit", row.get("commit_id"))?,
+        pusher: row.get("pusher"),
+        forced: row.get("forced"),
+    };
+    Ok(StoredDelivery { id: row.get("id"), delivery })
 }

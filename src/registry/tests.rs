@@ -51,15 +51,21 @@ async fn a_delivery_is_taken_once_whatever_the_batch() -> Done {
     assert_eq!(first[0].id, first[2].id);
     let again = registry.accept(&[delivery("b", '2'), delivery("c", '3')]).await?;
     assert_eq!(again.iter().map(|r| r.duplicate).collect::<Vec<_>>(), [true, false]);
-    let open = registry.open_deliveries(10).await?;
-    assert_eq!(open.iter().map(|d| d.delivery.delivery.as_str()).collect::<Vec<_>>(), ["a", "b", "c"]);
-    assert_eq!(open[0].delivery, delivery("a", '1'), "it comes back as it went in");
+    let mut other = delivery("d", '4');
+    other.branch = "dev".parse().unwrap();
+    registry.accept(&[other]).await?;
+    let open = registry.newest_open_deliveries().await?;
+    assert_eq!(open.iter().map(|d| d.delivery.delivery.as_str()).collect::<Vec<_>>(), ["c", "d"]);
+    assert_eq!(open[0].delivery, delivery("c", '3'), "it comes back as it went in");
 
     let outcome = Outcome { environment: Some(key()), deployment: Some(DeploymentId(7)), ignored: None };
-    registry.settle(&[(open[0].id, vec![outcome.clone()]), (open[2].id, vec![])]).await?;
+    let settled = registry.settle(&open[0], std::slice::from_ref(&outcome)).await?;
+    assert_eq!(settled, 3, "it and the two older ones of its branch");
     assert_eq!(registry.outcome(open[0].id).await?, Some(vec![outcome]));
+    let older = registry.outcome(first[0].id).await?.unwrap();
+    assert_eq!(older[0].ignored, Some(format!("delivery {} is newer", open[0].id)));
     assert_eq!(registry.outcome(open[1].id).await?, None);
-    assert_eq!(registry.open_deliveries(10).await?.len(), 1);
+    assert_eq!(registry.newest_open_deliveries().await?.len(), 1);
     Ok(())
 }
 
