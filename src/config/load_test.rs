@@ -166,7 +166,7 @@ fn the_fuller_example_loads() {
     assert_eq!(secrets, ["a new secret", "an old secret"]);
     let telegram = config.telegram.as_ref().unwrap();
     assert_eq!((telegram.chat, telegram.operators.as_slice()), (-100_200, &[10_001][..]));
-    assert_eq!(config.redactor.mask("hunter22 in postgres://guestbook:hunter22@db/guestbook"), "hunter22 in [masked]");
+    assert_eq!(config.redactor.mask("hunter22 in postgres://guestbook:hunter22@db/guestbook"), "[masked] in [masked]");
 
     let production = config.environment(None, None).unwrap();
     assert_eq!(production.key.to_string(), "guestbook/production");

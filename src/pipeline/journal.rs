@@ -226,7 +226,7 @@ impl Saga {
     pub fn stage_status(&self, stage: Stage) -> StageStatus {
         let visible = matches!(stage, Stage::Tag | Stage::Start);
         let step = match self.step(stage) {
-            Step::Undone if !visible || self.failure.is_some_and(|f| f.stage == Some(stage)) => {
+            Step::Undone | Step::Undoing if !visible || self.failure.is_some_and(|f| f.stage == Some(stage)) => {
                 self.ends.get(&stage).copied().unwrap_or(Step::Failed)
             }
             step => step,
