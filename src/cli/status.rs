@@ -4,6 +4,7 @@ use super::{
     args::{Format, StatusArgs},
     context::{Context, check_target, is_wanted},
     error::{Result, exit},
+    show::short_artefact,
     style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, words},
 };
 use crate::{
@@ -35,7 +36,10 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
             cell(Tone::Plain, status.key.to_string()),
             cell(
                 Tone::Plain,
-                live.map_or_else(|| "-".to_owned(), |live| format!("{} ({})", version(&live.version), live.deployment)),
+                live.map_or_else(
+                    || "-".to_owned(),
+                    |live| format!("{} ({})", short_artefact(&live.version), live.deployment),
+                ),
             ),
             cell(Tone::Plain, live.and_then(|live| live.subject.as_deref()).map(|s| clip(s, 36)).unwrap_or_default()),
             cell(Tone::Plain, live.map(|live| clock.ago(live.deployed_at)).unwrap_or_default()),
@@ -51,11 +55,6 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
         }
     }
     out
-}
-
-/// A release directory by its own name; images have a short one.
-fn version(name: &str) -> &str {
-    if name.starts_with('/') { name.rsplit('/').next().unwrap_or(name) } else { name }
 }
 
 fn service(service: &ServiceStatus) -> (Tone, String) {
@@ -102,7 +101,8 @@ fn now(status: &EnvironmentStatus) -> String {
 /// What needs a sentence: a last deployment that did not go live, a service that is not well.
 fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Some(detail) = &status.service.detail {
+    // Where a healthy service can be reached is no news.
+    if let Some(detail) = status.service.detail.as_ref().filter(|_| status.service.state != "running") {
         notes.push(clip(detail, 160));
     }
     if let Some(last) = &status.last
