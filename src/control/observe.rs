@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
 use super::{
@@ -65,11 +66,8 @@ impl Observer {
 
     /// Every configured environment, in the order of the configuration.
     pub async fn status(&self) -> Result<Vec<EnvironmentStatus>> {
-        let mut all = Vec::new();
-        for environment in self.environments() {
-            all.push(self.environment(environment).await?);
-        }
-        Ok(all)
+        // At once: a runtime that hangs costs one patience, and not one for each environment.
+        try_join_all(self.environments().map(|environment| self.environment(environment))).await
     }
 
     fn environments(&self) -> impl Iterator<Item = &Arc<Environment>> {
@@ -151,8 +149,7 @@ impl Observer {
     }
 
     async fn databases(&self, environment: &Environment) -> Vec<DatabaseStatus> {
-        let mut all = Vec::new();
-        for backup in &environment.backups {
+        join_all(environment.backups.iter().map(async |backup| {
             let state = match &backup.source {
                 BackupSource::Postgres { container, .. } => {
                     match tokio::time::timeout(PATIENCE, self.runtimes.docker.is_running(container)).await {
@@ -164,9 +161,9 @@ impl Observer {
                 BackupSource::Sqlite { path } if path.exists() => "present",
                 BackupSource::Sqlite { .. } => "missing",
             };
-            all.push(DatabaseStatus { name: backup.name.to_string(), state: state.to_owned() });
-        }
-        all
+            DatabaseStatus { name: backup.name.to_string(), state: state.to_owned() }
+        }))
+        .await
     }
 }
 
@@ -177,6 +174,6 @@ fn schema_version(deployment: &DeploymentView) -> Option<String> {
 
 impl From<RuntimeError> for ControlError {
     fn from(error: RuntimeError) -> Self {
-        Self::Unavailable { message: error.to_string(), hint: None }
+        Self::Unavailable { message: error.to_string(), hint: error.hint() }
     }
 }

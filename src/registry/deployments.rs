@@ -126,7 +126,7 @@ impl Registry {
         sql.push(" WHERE d.id = ").push_bind(id.0);
         let row = sql.build().fetch_optional(&self.read).await.map_err(query("read a deployment"))?;
         match row {
-            Some(row) => self.view(&row).await.map(Some),
+            Some(row) => view(&row, &self.events(id, 0).await?).map(Some),
             None => Ok(None),
         }
     }
@@ -154,50 +154,48 @@ impl Registry {
         }
         sql.push(" ORDER BY d.id DESC LIMIT ").push_bind(filter.limit.map_or(-1, i64::from));
         let rows = sql.build().fetch_all(&self.read).await.map_err(query("read deployments"))?;
-        let mut views = Vec::with_capacity(rows.len());
-        for row in &rows {
-            views.push(self.view(row).await?);
-        }
-        Ok(views)
+        let ids: Vec<DeploymentId> = rows.iter().map(|row| DeploymentId(row.get("id"))).collect();
+        let mut events = self.events_of(&ids).await?;
+        rows.iter().zip(ids).map(|(row, id)| view(row, &events.remove(&id).unwrap_or_default())).collect()
     }
+}
 
-    async fn view(&self, row: &SqliteRow) -> Result<DeploymentView> {
-        let id = DeploymentId(row.get("id"));
-        let events = self.events(id, 0).await?;
-        let saga = Saga::replay(events.iter().map(|r| &r.event))?;
-        let key = key_of(row)?;
-        let started_at: Option<i64> = row.get("started_at");
-        let finished_at: Option<i64> = row.get("finished_at");
-        let optional = |column: &'static str| row.get::<Option<String>, _>(column);
-        Ok(DeploymentView {
-            id,
-            app: key.app,
-            environment: key.environment,
-            commit: optional("commit_id").map(|c| parse("commit", &c)).transpose()?,
-            reference: row.get("reference"),
-            trigger: from_json::<Trigger>("trigger", row.get("triggered"))?,
-            status: parse("status", row.get("status"))?,
-            failed_stage: optional("failed_stage").map(|s| parse("stage", &s)).transpose()?,
-            error: optional("error"),
-            exit_code: row
-                .get::<Option<i64>, _>("exit_code")
-                .map(|code| u8::try_from(code).map_err(|e| damaged("exit code")(&e)))
-                .transpose()?,
-            queued_at: time(row.get("queued_at")),
-            started_at: started_at.map(time),
-            finished_at: finished_at.map(time),
-            duration_ms: started_at.map(|from| (finished_at.unwrap_or_else(now_ms) - from).max(0)),
-            stages: stage_views(&saga, &events),
-            image: optional("image"),
-            previous: row.get::<Option<i64>, _>("previous").map(DeploymentId),
-            backup: optional("backup"),
-            live: row.get("live"),
-            subject: optional("subject"),
-            author: optional("author"),
-            log: optional("log"),
-            undone: undone(&events),
-        })
-    }
+/// A row with what its journal tells.
+fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
+    let id = DeploymentId(row.get("id"));
+    let saga = Saga::replay(events.iter().map(|r| &r.event))?;
+    let key = key_of(row)?;
+    let started_at: Option<i64> = row.get("started_at");
+    let finished_at: Option<i64> = row.get("finished_at");
+    let optional = |column: &'static str| row.get::<Option<String>, _>(column);
+    Ok(DeploymentView {
+        id,
+        app: key.app,
+        environment: key.environment,
+        commit: optional("commit_id").map(|c| parse("commit", &c)).transpose()?,
+        reference: row.get("reference"),
+        trigger: from_json::<Trigger>("trigger", row.get("triggered"))?,
+        status: parse("status", row.get("status"))?,
+        failed_stage: optional("failed_stage").map(|s| parse("stage", &s)).transpose()?,
+        error: optional("error"),
+        exit_code: row
+            .get::<Option<i64>, _>("exit_code")
+            .map(|code| u8::try_from(code).map_err(|e| damaged("exit code")(&e)))
+            .transpose()?,
+        queued_at: time(row.get("queued_at")),
+        started_at: started_at.map(time),
+        finished_at: finished_at.map(time),
+        duration_ms: started_at.map(|from| (finished_at.unwrap_or_else(now_ms) - from).max(0)),
+        stages: stage_views(&saga, events),
+        image: optional("image"),
+        previous: row.get::<Option<i64>, _>("previous").map(DeploymentId),
+        backup: optional("backup"),
+        live: row.get("live"),
+        subject: optional("subject"),
+        author: optional("author"),
+        log: optional("log"),
+        undone: undone(events),
+    })
 }
 
 const SELECT: &str =

@@ -1,7 +1,9 @@
 //! Appending to a deployment's journal. One event, and whatever it changes in other tables, is one transaction.
 
+use std::collections::HashMap;
+
 use jiff::Timestamp;
-use sqlx::{Row, Sqlite, Transaction};
+use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
 use super::{Registry, Release, Result, from_json, now_ms, query, time, to_json};
 use crate::{
@@ -80,12 +82,24 @@ impl Registry {
             .fetch_all(&self.read)
             .await
             .map_err(query("read the journal"))?;
-        rows.iter()
-            .map(|row| {
-                let event = from_json("event", row.get("body"))?;
-                Ok(Recorded { seq: row.get("seq"), at: time(row.get("at")), event })
-            })
-            .collect()
+        rows.iter().map(recorded).collect()
+    }
+
+    /// The events of many deployments by one query; those without events are missing.
+    pub(super) async fn events_of(&self, ids: &[DeploymentId]) -> Result<HashMap<DeploymentId, Vec<Recorded>>> {
+        let rows = sqlx::query(
+            "SELECT deployment, seq, at, body FROM events
+             WHERE deployment IN (SELECT value FROM json_each(?)) ORDER BY deployment, seq",
+        )
+        .bind(to_json("ids", &ids)?)
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read the journal"))?;
+        let mut events: HashMap<DeploymentId, Vec<Recorded>> = HashMap::with_capacity(ids.len());
+        for row in &rows {
+            events.entry(DeploymentId(row.get("deployment"))).or_default().push(recorded(row)?);
+        }
+        Ok(events)
     }
 
     /// A deployment's state and the number of its events.
@@ -94,6 +108,11 @@ impl Registry {
         let saga = Saga::replay(events.iter().map(|r| &r.event))?;
         Ok((saga, events.last().map_or(0, |r| r.seq)))
     }
+}
+
+fn recorded(row: &SqliteRow) -> Result<Recorded> {
+    let event = from_json("event", row.get("body"))?;
+    Ok(Recorded { seq: row.get("seq"), at: time(row.get("at")), event })
 }
 
 pub(super) async fn insert_event(

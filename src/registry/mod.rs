@@ -46,8 +46,26 @@ pub enum RegistryError {
     Query { operation: &'static str, source: sqlx::Error },
     #[error("the registry holds a value that this version cannot read ({what}): {why}")]
     Damaged { what: &'static str, why: String },
+    #[error("the daemon is stopping")]
+    Stopping,
     #[error(transparent)]
     Illegal(#[from] crate::pipeline::journal::IllegalTransition),
+}
+
+impl RegistryError {
+    /// The next step for a person.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "check who owns the state directory, its modes, and the free space of its disk",
+            Self::Migrate { .. } => {
+                "use the version of refit that wrote it, or a newer one; `sqlite3 FILE 'PRAGMA integrity_check'` tells of damage"
+            }
+            Self::Query { .. } => "look at the free space of the state directory's disk (`df`) and at the daemon's log",
+            Self::Damaged { .. } => "use the version of refit that wrote it, or a newer one",
+            Self::Stopping => "send it again once the daemon is back",
+            Self::Illegal(_) => "this is a fault of refit: report it with the deployment's `refit report`",
+        }
+    }
 }
 
 pub type Result<T> = std::result::Result<T, RegistryError>;

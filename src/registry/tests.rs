@@ -124,6 +124,38 @@ async fn what_is_recorded_is_what_the_view_shows() -> Done {
 }
 
 #[tokio::test]
+async fn a_list_tells_of_each_what_it_tells_alone() -> Done {
+    let (_dir, registry) = registry().await?;
+    for n in 0..40 {
+        let id = registry.enqueue(&new_deployment('1')).await?;
+        if n % 3 == 0 {
+            continue;
+        }
+        let events = [
+            Event::Begun { previous: None },
+            Event::StepStarted { stage: Stage::Pull, input: serde_json::json!({ "n": n }) },
+            Event::StepSucceeded { stage: Stage::Pull, output: serde_json::json!({ "n": n }) },
+        ];
+        let (mut saga, mut seq) = (Saga::default(), 0);
+        for event in events {
+            let (to, recorded) = registry.append(id, &saga, seq, &event.into()).await?;
+            (saga, seq) = (to, recorded.seq);
+        }
+    }
+    let all = registry.deployments(&Filter::default()).await?;
+    assert_eq!(all.len(), 40);
+    assert!(all.windows(2).all(|pair| pair[0].id > pair[1].id), "the newest first");
+    for mut view in all {
+        let mut alone = registry.deployment(view.id).await?.unwrap();
+        // While it runs its duration goes on between the two reads.
+        (view.duration_ms, alone.duration_ms) = (None, None);
+        assert_eq!(view, alone);
+    }
+    assert_eq!(registry.deployments(&Filter { limit: Some(3), ..Filter::default() }).await?.len(), 3);
+    Ok(())
+}
+
+#[tokio::test]
 async fn two_writers_of_one_journal_are_told_apart() -> Done {
     let (_dir, registry) = registry().await?;
     let id = registry.enqueue(&new_deployment('1')).await?;
