@@ -8,18 +8,13 @@
 //!
 //! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
-use std::{
-    collections::HashMap,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
 use crate::{
     config::{Config, Environment, RuntimeKind},
     git::Mirror,
-    model::Name,
     registry::Registry,
     runtime::{ContainerExec, Runtime},
 };
@@ -60,19 +55,11 @@ pub struct World {
     /// Goes up with every event that was recorded: followers wait on it.
     pub ticks: watch::Sender<u64>,
     http: reqwest::Client,
-    mirrors: Mutex<HashMap<Name, Arc<tokio::sync::Mutex<Mirror>>>>,
 }
 
 impl World {
     pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes) -> Self {
-        Self {
-            config,
-            registry,
-            runtimes,
-            ticks: watch::Sender::new(0),
-            http: checks::client(),
-            mirrors: Mutex::default(),
-        }
+        Self { config, registry, runtimes, ticks: watch::Sender::new(0), http: checks::client() }
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {
@@ -84,15 +71,7 @@ impl World {
         &self.http
     }
 
-    /// An app's mirror. Hold the lock while fetching: two environments of one app share it.
-    pub fn mirror(&self, environment: &Environment) -> Arc<tokio::sync::Mutex<Mirror>> {
-        let mut mirrors = self.mirrors.lock().unwrap_or_else(PoisonError::into_inner);
-        let app = &environment.key.app;
-        let make = || Arc::new(tokio::sync::Mutex::new(self.mirror_of(environment)));
-        Arc::clone(mirrors.entry(app.clone()).or_insert_with(make))
-    }
-
-    /// The same mirror without the lock, for what does not change it.
+    /// An app's mirror, which its environments share: fetches take turns by themselves, within their limits.
     pub fn mirror_of(&self, environment: &Environment) -> Mirror {
         let dir = self.config.server.state_dir.join("git").join(format!("{}.git", environment.key.app));
         Mirror::new(dir, environment.repository.clone())

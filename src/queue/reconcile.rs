@@ -1,11 +1,15 @@
 //! Asking the remotes: a webhook or hook that never arrived is only a delay.
 
-use std::{sync::Weak, time::Duration};
+use std::{collections::BTreeSet, sync::Weak, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::Queue;
-use crate::{config::App, model::TriggerKind, registry::Delivery};
+use crate::{
+    config::App,
+    model::{Branch, TriggerKind},
+    registry::Delivery,
+};
 
 /// A remote gets this long to answer.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -34,27 +38,19 @@ pub(super) async fn watch(queue: Weak<Queue>, closing: CancellationToken) {
 
 /// Announces the tip of every branch that an environment follows; the settler knows what is deployed already.
 async fn ask(queue: &Queue, app: &App) {
-    let mut asked = Vec::new();
-    for environment in &app.environments {
-        if asked.contains(&environment.branch) {
-            continue;
-        }
-        asked.push(environment.branch.clone());
-        // Not under the mirror's lock: `ls-remote` does not touch the mirror, and a fetch must not wait for a slow remote.
-        let mirror = queue.world.mirror_of(environment);
-        let tip = match mirror.remote_tip(&environment.branch, LIMIT).await {
-            Ok(Some(tip)) => tip,
-            Ok(None) => continue,
-            Err(error) => {
-                tracing::warn!(app = %app.name, branch = %environment.branch, %error, "the remote could not be asked");
-                return;
-            }
-        };
+    let Some(environment) = app.environments.first() else { return };
+    let branches: BTreeSet<Branch> = app.environments.iter().map(|e| e.branch.clone()).collect();
+    let branches: Vec<Branch> = branches.into_iter().collect();
+    let tips = match queue.world.mirror_of(environment).remote_tips(&branches, LIMIT).await {
+        Ok(tips) => tips,
+        Err(error) => return tracing::warn!(app = %app.name, %error, "the remote could not be asked"),
+    };
+    for (branch, tip) in tips {
         let delivery = Delivery {
             source: TriggerKind::Reconcile,
-            delivery: format!("{}@{}", tip.as_str(), environment.branch),
+            delivery: format!("{}@{branch}", tip.as_str()),
             app: app.name.clone(),
-            branch: environment.branch.clone(),
+            branch,
             commit: tip,
             pusher: None,
             forced: false,

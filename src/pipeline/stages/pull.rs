@@ -54,8 +54,7 @@ pub fn input(progress: &Progress) -> Input {
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
-    let mirror = step.world.mirror(&step.environment);
-    let mirror = mirror.lock().await;
+    let mirror = step.world.mirror_of(&step.environment);
     let commit = fetch(step, &mirror, &input).await?;
     let info = {
         let (mirror, commit) = (mirror.clone(), commit.clone());
@@ -86,7 +85,9 @@ async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, 
         let job = Job { log: step.job.log.clone(), cancel: step.job.cancel.clone() };
         let result = within(environment.pull.timeout, "pull", &step.job.cancel, async |cancel| {
             let job = Job { cancel, ..job };
-            if let Some(commit) = wanted.filter(|commit| mirror.has_commit(commit)) {
+            if let Some(commit) = wanted
+                && here(mirror, commit).await?
+            {
                 return Ok(commit.clone());
             }
             if by_branch && wanted.is_none() {
@@ -99,8 +100,9 @@ async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, 
                 });
             }
             mirror.fetch_all(environment.pull.timeout, &job).await?;
-            let name = wanted.map_or(input.reference.as_str(), CommitId::as_str);
-            Ok(mirror.resolve(name)?)
+            let name = wanted.map_or(input.reference.as_str(), CommitId::as_str).to_owned();
+            let mirror = mirror.clone();
+            blocking(move || Ok(mirror.resolve(&name)?)).await
         })
         .await;
         match result {
@@ -120,6 +122,11 @@ async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, 
     }
 }
 
+async fn here(mirror: &Mirror, commit: &CommitId) -> Result<bool, StageFailure> {
+    let (mirror, commit) = (mirror.clone(), commit.clone());
+    blocking(move || Ok(mirror.has_commit(&commit))).await
+}
+
 /// The rules for pushes: see `trigger::rules`. The commit is the branch's tip.
 async fn why_skip(
     step: &Step,
@@ -131,7 +138,10 @@ async fn why_skip(
     let earlier = step.world.registry.last_of_commit(key, &info.id, Some(step.deployment)).await;
     let earlier = earlier.map_err(|e| StageFailure::failed(e.to_string()))?;
     let earlier: Vec<_> = earlier.into_iter().map(|(_, status)| status).collect();
-    let live = input.live.clone().filter(|live| mirror.has_commit(live));
+    let live = match &input.live {
+        Some(live) if here(mirror, live).await? => Some(live.clone()),
+        _ => None,
+    };
     let (mirror, tip, forced) = (mirror.clone(), info.clone(), input.forced);
     let paths = step.environment.paths.clone();
     blocking(move || {
