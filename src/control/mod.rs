@@ -31,6 +31,8 @@ use crate::{
 
 mod follow;
 mod observe;
+#[cfg(test)]
+mod tests;
 
 pub use observe::Observer;
 
@@ -76,7 +78,7 @@ impl ControlError {
     pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Usage { hint, .. } | Self::Busy { hint, .. } | Self::Unavailable { hint, .. } => hint.as_deref(),
-            Self::Registry(_) => None,
+            Self::Registry(error) => Some(error.hint()),
         }
     }
 }
@@ -233,7 +235,7 @@ impl Control {
     pub async fn receive(&self, delivery: Delivery) -> Result<Receipt> {
         self.queue.receive(delivery).await.map_err(|error| ControlError::Unavailable {
             message: error.to_string(),
-            hint: Some("look at the daemon's log and at the free disk space".to_owned()),
+            hint: Some(error.hint().to_owned()),
         })
     }
 
@@ -358,7 +360,7 @@ impl Control {
                     () = tokio::time::sleep(grace) => {}
                     () = self.hurry.cancelled() => {}
                 }
-                self.queue.cancel_all("the daemon, which is stopping").await;
+                self.queue.cancel_all("the daemon, which is stopping");
                 self.queue.idle().await;
             } => {}
         }

@@ -58,6 +58,11 @@ pub async fn recover_one(
 ) -> Result<Recovered, RegistryError> {
     let (saga, seq) = world.registry.saga(id).await?;
     let plan = plan(&saga);
+    // It could not even begin and waits again, or somebody else ended it: there is nothing to take back.
+    if let Phase::Queued | Phase::Ended(_) = saga.phase {
+        let status = if let Phase::Ended(status) = saga.phase { status } else { Status::Queued };
+        return Ok(Recovered { id, key, plan, status });
+    }
     let status = match world.config.by_key(&key) {
         Some(environment) => run::resume(Arc::clone(world), Arc::clone(environment), id, plan).await?,
         None => abandon(world, id, saga, seq, &key).await?,
@@ -77,7 +82,8 @@ async fn abandon(
     let (mut saga, recorded) = world.registry.append(id, &saga, seq, &Event::Interrupted.into()).await?;
     let mut events = world.registry.events(id, 0).await?;
     let mut seq = recorded.seq;
-    if let Some(stage) = saga.next_undo() {
+    // Stuck already: only its end was not written.
+    if let Some(stage) = saga.next_undo().filter(|_| !saga.is_stuck()) {
         let error = format!("{key} is no longer in the configuration: put it back and look at what is running");
         for event in [Event::UndoStarted { stage }, Event::UndoFailed { stage, error }] {
             let (next, recorded) = world.registry.append(id, &saga, seq, &event.into()).await?;

@@ -56,7 +56,7 @@ pub async fn resume(
     plan: super::recover::Plan,
 ) -> Result<Status, RegistryError> {
     let mut runner = Runner::open(world, environment, id).await?;
-    if plan == super::recover::Plan::Finish && runner.still_healthy().await {
+    if runner.is_skipped() || plan == super::recover::Plan::Finish && runner.still_healthy().await {
         return runner.finish().await;
     }
     runner.record(Event::Interrupted).await?;
@@ -108,10 +108,12 @@ impl Runner {
             previous,
             ..Progress::default()
         };
+        let mut skip = None;
         for recorded in &events {
             if let Event::StepSucceeded { stage, output } | Event::StepWarned { stage, output, .. } = &recorded.event {
                 // A record that cannot be read matters only to a step that needs it, which then says so.
                 let _ = stages::learn(*stage, output, &mut progress);
+                skip = skip.or_else(|| skip_of(*stage, output));
             }
         }
         let log_name = view.log.clone().unwrap_or_else(|| {
@@ -124,7 +126,7 @@ impl Runner {
             tracing::error!(deployment = id.0, path = %path.display(), %error, "the log cannot be written");
             DeploymentLog::discard(redactor)
         });
-        Ok(Self { world, environment, id, saga, events, progress, log, log_name, skip: None })
+        Ok(Self { world, environment, id, saga, events, progress, log, log_name, skip })
     }
 
     async fn record(&mut self, entry: impl Into<Entry>) -> Result<(), RegistryError> {
@@ -166,7 +168,7 @@ impl Runner {
             }
             tokio::select! {
                 ended = running.join_next() => {
-                    // A stage that panicked is a bug; what it was is in the journal as started, and is undone.
+                    // Stages catch their panics, and nobody aborts them.
                     if let Some(Ok(ended)) = ended {
                         self.take_end(ended, &cancel).await?;
                     } else {
@@ -231,9 +233,7 @@ impl Runner {
                 if let Err(failure) = stages::learn(stage, &done.output, &mut self.progress) {
                     return self.take_failure(stage, failure, tail, cancel).await;
                 }
-                if stage == Stage::Pull {
-                    self.skip = done.output.get("skip").and_then(Value::as_str).map(str::to_owned);
-                }
+                self.skip = self.skip.take().or_else(|| skip_of(stage, &done.output));
                 let event = match done.warning {
                     Some(error) => Event::StepWarned { stage, error, output: done.output },
                     None => Event::StepSucceeded { stage, output: done.output },
@@ -312,7 +312,7 @@ impl Runner {
         if let Phase::Ended(status) = self.saga.phase {
             return Ok(status);
         }
-        let status = if self.skip.is_some() { Status::Skipped } else { self.saga.verdict() };
+        let status = if self.is_skipped() { Status::Skipped } else { self.saga.verdict() };
         let mut end = outcome::end(status, &self.saga, &self.events);
         match status {
             Status::Succeeded => end.live = self.release(),
@@ -344,6 +344,11 @@ impl Runner {
         let event = Event::Ended { status, reason: words };
         self.record(Entry { event, facts: Facts::default(), end: Some(end), message }).await?;
         Ok(status)
+    }
+
+    /// The rules found nothing to deploy, and nobody cancelled it meanwhile.
+    fn is_skipped(&self) -> bool {
+        self.skip.is_some() && self.saga.failure.is_none()
     }
 
     fn release(&self) -> Option<Release> {
@@ -393,6 +398,12 @@ async fn undo_patiently(
             result => return result,
         }
     }
+}
+
+/// Why the rules say, in pull's output, that there is nothing to deploy.
+fn skip_of(stage: Stage, output: &Value) -> Option<String> {
+    let reason = output.get("skip").filter(|_| stage == Stage::Pull)?;
+    reason.as_str().map(str::to_owned)
 }
 
 /// The next cancel request; waits for ever once nobody can ask any more.

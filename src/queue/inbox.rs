@@ -1,6 +1,9 @@
 //! Deliveries: onto the disk in batches, then into the queue.
 
-use std::sync::{Arc, Weak};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +22,10 @@ const BATCH: usize = 512;
 const FLOOD: u64 = 8;
 
 /// Between two passes in a flood.
-const BREATH: std::time::Duration = std::time::Duration::from_millis(50);
+const BREATH: Duration = Duration::from_millis(50);
+
+/// Before a pass that failed is tried again.
+const RETRY: Duration = Duration::from_secs(5);
 
 /// A delivery and who waits for it to be on disk.
 #[derive(Debug)]
@@ -56,15 +62,20 @@ pub(super) async fn write(registry: Registry, mut inbox: mpsc::Receiver<Waiting>
 pub(super) async fn settle(queue: Weak<Queue>, written: Arc<Notify>, closing: CancellationToken) {
     loop {
         let Some(queue) = queue.upgrade() else { return };
-        let settled = settle_pass(&queue).await.unwrap_or_else(|error| {
-            tracing::error!(%error, "deliveries could not be settled");
-            0
-        });
+        let settled = settle_pass(&queue).await;
         drop(queue);
-        // One push is settled at once. In a flood fewer, larger passes leave the disk to those who still wait for an answer.
-        if settled >= FLOOD {
+        let pause = match settled {
+            // One push is settled at once. In a flood fewer, larger passes leave the disk to those who still wait for an answer.
+            Ok(settled) => (settled >= FLOOD).then_some(BREATH),
+            // What is open must not wait for the next push.
+            Err(error) => {
+                tracing::error!(%error, "deliveries could not be settled");
+                Some(RETRY)
+            }
+        };
+        if let Some(pause) = pause {
             tokio::select! {
-                () = tokio::time::sleep(BREATH) => continue,
+                () = tokio::time::sleep(pause) => continue,
                 () = closing.cancelled() => return,
             }
         }

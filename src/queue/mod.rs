@@ -49,6 +49,10 @@ enum Command {
         id: DeploymentId,
         by: String,
     },
+    /// Whatever runs.
+    CancelRunning {
+        by: String,
+    },
 }
 
 /// The handle that `control` holds.
@@ -103,7 +107,7 @@ impl Queue {
     /// Writes a delivery; returns once it is on disk.
     pub async fn receive(&self, delivery: Delivery) -> Result<Receipt, Arc<RegistryError>> {
         let (reply, answer) = oneshot::channel();
-        let gone = || Arc::new(RegistryError::Damaged { what: "inbox", why: "the daemon is stopping".to_owned() });
+        let gone = || Arc::new(RegistryError::Stopping);
         self.inbox.send(inbox::Waiting { delivery, reply }).await.map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
     }
@@ -134,10 +138,12 @@ impl Queue {
         let _ = active.wait_for(|running| *running == 0).await;
     }
 
-    /// Cancels everything that runs: it is undone.
-    pub async fn cancel_all(&self, by: &str) {
-        for (id, key) in self.world.registry.open_deployments(Status::Running).await.unwrap_or_default() {
-            self.cancel(&key, id, by);
+    /// Cancels everything that runs: it is undone. The workers know what that is, also what has left the queue and is not
+    /// in the registry as running yet.
+    pub fn cancel_all(&self, by: &str) {
+        for worker in self.workers.values() {
+            // A worker that has ended runs nothing.
+            let _ = worker.send(Command::CancelRunning { by: by.to_owned() });
         }
     }
 
@@ -145,6 +151,22 @@ impl Queue {
     pub async fn stop(&self) {
         self.close();
         self.tasks.lock().await.shutdown().await;
+    }
+}
+
+/// One deployment that runs, counted for as long as this lives: also when it ends by a panic.
+struct Active<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Active<'a> {
+    fn count(active: &'a watch::Sender<usize>) -> Self {
+        active.send_modify(|n| *n += 1);
+        Self(active)
+    }
+}
+
+impl Drop for Active<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|n| *n -= 1);
     }
 }
 
@@ -168,31 +190,52 @@ impl Worker {
                 None => return,
                 Some(Command::Wake) => self.run_all(&mut commands).await,
                 Some(Command::Cancel { id, by }) => self.cancel_queued(id, &by).await,
+                Some(Command::CancelRunning { .. }) => {}
             }
         }
     }
 
+    /// Runs what waits until nothing does.
     async fn run_all(&self, commands: &mut mpsc::UnboundedReceiver<Command>) {
-        while !self.closing.is_cancelled() {
-            let id = match self.world.registry.next_queued(&self.environment.key).await {
-                Ok(Some(id)) => id,
+        loop {
+            let _active = Active::count(&self.active);
+            // Asked only now: whoever closes the queue and then waits for `active` sees either this one counted, or nothing begun.
+            if self.closing.is_cancelled() {
+                return;
+            }
+            match self.world.registry.next_queued(&self.environment.key).await {
+                Ok(Some(id)) => self.run_to_its_end(id, commands).await,
                 Ok(None) => return,
+                // What waits must not wait for the next push to be looked for.
                 Err(error) => {
                     tracing::error!(environment = %self.environment.key, %error, "the queue cannot be read");
-                    return;
-                }
-            };
-            self.active.send_modify(|n| *n += 1);
-            let result = self.run_one(id, commands).await;
-            self.active.send_modify(|n| *n -= 1);
-            match result {
-                Ok(status) => tracing::info!(deployment = id.0, environment = %self.environment.key, %status, "ended"),
-                // The journal could not be written (a full disk, say): going on would act without a record.
-                Err(error) => {
-                    tracing::error!(deployment = id.0, environment = %self.environment.key, %error, "cannot go on");
-                    self.recover(id).await;
+                    self.pause().await;
                 }
             }
+        }
+    }
+
+    async fn run_to_its_end(&self, id: DeploymentId, commands: &mut mpsc::UnboundedReceiver<Command>) {
+        let environment = &self.environment.key;
+        match self.run_one(id, commands).await {
+            Ok(status) => tracing::info!(deployment = id.0, %environment, %status, "ended"),
+            Err(error) => match self.world.registry.saga(id).await {
+                Ok((saga, _)) if saga.is_ended() => {
+                    tracing::info!(deployment = id.0, %environment, "a newer one took its place as it was to begin");
+                }
+                // The journal could not be written (a full disk, say): going on would act without a record.
+                _ => {
+                    tracing::error!(deployment = id.0, %environment, %error, "cannot go on");
+                    self.recover(id).await;
+                }
+            },
+        }
+    }
+
+    async fn pause(&self) {
+        tokio::select! {
+            () = tokio::time::sleep(RECOVERY_PAUSE) => {}
+            () = self.closing.cancelled() => {}
         }
     }
 
@@ -211,6 +254,7 @@ impl Worker {
                 command = commands.recv() => match command {
                     Some(Command::Cancel { id: wanted, by }) if wanted == id => drop(cancel.try_send(by)),
                     Some(Command::Cancel { id: other, by }) => self.cancel_queued(other, &by).await,
+                    Some(Command::CancelRunning { by }) => drop(cancel.try_send(by)),
                     // What was queued meanwhile is looked for after this one.
                     Some(Command::Wake) => {}
                     None => break run.await?,
@@ -223,12 +267,13 @@ impl Worker {
         Ok(status)
     }
 
-    /// Tries until the journal can be written again; then the deployment is undone like one whose process died.
+    /// Tries until the journal can be written again; then the deployment is undone like one whose process died. One that had not
+    /// begun stays in the queue.
     async fn recover(&self, id: DeploymentId) {
-        while !self.closing.is_cancelled() {
-            tokio::select! {
-                () = tokio::time::sleep(RECOVERY_PAUSE) => {}
-                () = self.closing.cancelled() => return,
+        loop {
+            self.pause().await;
+            if self.closing.is_cancelled() {
+                return;
             }
             match recover::recover_one(&self.world, id, self.environment.key.clone()).await {
                 Ok(_) => return,

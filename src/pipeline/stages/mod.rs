@@ -4,8 +4,9 @@
 //! process, after a crash) needs no memory. `run` may be cut off anywhere; `undo` may be called twice, and may be called
 //! for a step that never got to its effect. [`input`], [`run`] and [`undo`] are the only places that know all eight.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -159,8 +160,12 @@ pub async fn input(stage: Stage, step: &Step, progress: &Progress) -> Result<Val
     }
 }
 
-/// Does the stage, and adds what it learned to `progress`' successor through the returned closure's value.
+/// Does the stage. A panic is a fault of this program's, and is a failure like any other to those who drive the deployment.
 pub async fn run(stage: Stage, step: &Step, input: &Value) -> Result<Done, StageFailure> {
+    caught(stage, run_stage(stage, step, input)).await
+}
+
+async fn run_stage(stage: Stage, step: &Step, input: &Value) -> Result<Done, StageFailure> {
     match stage {
         Stage::Pull => pull::run(step, parsed(input)?).await,
         Stage::Backup => backup::run(step, parsed(input)?).await,
@@ -180,6 +185,15 @@ pub async fn undo(
     input: &Value,
     output: Option<&Value>,
 ) -> Result<Option<String>, StageFailure> {
+    caught(stage, undo_stage(stage, step, input, output)).await
+}
+
+async fn undo_stage(
+    stage: Stage,
+    step: &Step,
+    input: &Value,
+    output: Option<&Value>,
+) -> Result<Option<String>, StageFailure> {
     match stage {
         // The mirror and complete backups are worth keeping.
         Stage::Pull | Stage::Smoke => Ok(None),
@@ -190,6 +204,15 @@ pub async fn undo(
         Stage::Migrate => migrate::undo(step, parsed(input)?, output.map(parsed).transpose()?).await,
         Stage::Start => start::undo(step, parsed(input)?).await,
     }
+}
+
+/// The panic's own words go to the daemon's log, by the panic hook.
+async fn caught<T>(stage: Stage, work: impl Future<Output = Result<T, StageFailure>>) -> Result<T, StageFailure> {
+    AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| {
+        Err(StageFailure::failed(format!(
+            "{stage} broke off by a fault of refit itself: report it with what the daemon's log says"
+        )))
+    })
 }
 
 /// Takes from a stage's recorded output what later stages need.
@@ -258,5 +281,17 @@ pub(crate) fn parsed<T: DeserializeOwned>(value: &Value) -> Result<T, StageFailu
 impl Done {
     pub(crate) fn new<T: Serialize>(output: &T) -> Result<Self, StageFailure> {
         Ok(Self { output: json(output)?, warning: None, facts: Facts::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_a_failure_of_its_stage() {
+        let broken: Result<(), _> = caught(Stage::Build, async { panic!("a bug") }).await;
+        assert!(broken.is_err_and(|f| f.kind == FailureKind::Failed && f.message.contains("build broke off")));
+        assert_eq!(caught(Stage::Build, async { Ok(7) }).await, Ok(7));
     }
 }
