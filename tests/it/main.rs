@@ -23,3 +23,5 @@ mod kills;
 mod processes;
 mod pushes;
 mod secrets;
+mod telegram;
+mod threats;
