@@ -258,6 +258,14 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes helpers (test and migrate one-offs) that a deployment left behind: after a crash.
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>>;
 
+    /// Removes what builds of this environment left and nothing needs: images of tests, of steps. How many. Not while a test of
+    /// the environment runs; what another build may need stays.
+    async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<usize> {
+        // A runtime whose builds leave nothing.
+        let _ = key;
+        Ok(0)
+    }
+
     /// Whether something that the configuration `requires` by name runs.
     async fn is_running(&self, name: &str) -> Result<bool>;
 }

@@ -43,17 +43,27 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     Ok(Done { facts, ..Done::new(&artefact)? })
 }
 
-/// Removes what this deployment built, unless a release uses it. An artefact that cannot be removed now (in use by hand) is left.
+/// Removes what this deployment built, unless a release uses it, and what the builder left. What cannot be removed now (in use by hand)
+/// is left.
 pub async fn undo(step: &Step, built: Option<Artefact>) -> Result<Option<String>, StageFailure> {
     let runtime = step.world.runtime(&step.environment);
     runtime.sweep(&step.environment.key, step.deployment).await?;
-    let Some(artefact) = built.filter(|artefact| !artefact.reused) else { return Ok(None) };
-    let used = step.world.registry.artefact_in_use(&artefact.id).await;
-    if used.map_err(|e| StageFailure::failed(e.to_string()))? {
-        return Ok(None);
+    if let Some(artefact) = built.filter(|artefact| !artefact.reused) {
+        let used = step.world.registry.artefact_in_use(&artefact.id).await;
+        if !used.map_err(|e| StageFailure::failed(e.to_string()))?
+            && let Err(error) = runtime.remove_artefact(&artefact.id).await
+        {
+            step.job.log.line(format!("{} is left: {error}", artefact.name));
+        }
     }
-    if let Err(error) = runtime.remove_artefact(&artefact.id).await {
-        step.job.log.line(format!("{} is left: {error}", artefact.name));
-    }
+    clear(step).await;
     Ok(None)
+}
+
+/// Clears away what builds left. What goes wrong is tried again after the next deployment.
+pub(super) async fn clear(step: &Step) {
+    let runtime = step.world.runtime(&step.environment);
+    if let Err(error) = runtime.clear_leftovers(&step.environment.key).await {
+        step.job.log.line(format!("warning: images are left: {error}"));
+    }
 }

@@ -1,4 +1,5 @@
-//! After a success: releases beyond `rollback.keep` give their instance, artefact and kept environment back.
+//! After a success: releases beyond `rollback.keep` give their instance, artefact and kept environment back, and what builds and
+//! tests left is cleared away.
 //!
 //! Not a stage: the deployment has ended well, and what goes wrong here is a line in the log, tried again after the next one.
 
@@ -17,6 +18,11 @@ pub async fn retire_old(world: &Arc<World>, environment: &Environment) {
         if let Err(why) = retire(world, environment, &release).await {
             tracing::warn!(deployment = release.deployment.0, why, "an old release could not be removed");
         }
+    }
+    match world.runtime(environment).clear_leftovers(&environment.key).await {
+        Ok(0) => {}
+        Ok(count) => tracing::debug!(environment = %environment.key, count, "cleared away what builds left"),
+        Err(error) => tracing::warn!(environment = %environment.key, %error, "what builds left could not be removed"),
     }
 }
 

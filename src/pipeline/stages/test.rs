@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Progress, StageFailure, Step, coverage, within};
+use super::{Done, Progress, StageFailure, Step, build, coverage, within};
 use crate::{
     config::{Coverage, TestPlace, TestSuite},
     model::CommitId,
@@ -115,8 +115,9 @@ fn judge_coverage(suite: &TestSuite, wanted: &Coverage, result: &OneOffResult, j
     Ok(measured.percent)
 }
 
-/// Removes containers that a cut-off run left.
+/// Removes the images that it ran in, and containers that a cut-off run left.
 pub async fn undo(step: &Step) -> Result<Option<String>, StageFailure> {
     step.world.runtime(&step.environment).sweep(&step.environment.key, step.deployment).await?;
+    build::clear(step).await;
     Ok(None)
 }

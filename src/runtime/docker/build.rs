@@ -24,13 +24,15 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Engine, dockerfile,
+    Engine,
+    dockerfile::{self, Dockerfile},
     errors::{answer, failure},
-    images,
+    images, leftovers,
     progress::Progress,
+    trail::{Builds, Trail},
 };
 use crate::{
-    config::{Builder, Environment},
+    config::Builder,
     git::{Chunk, context::BuildContext},
     runtime::{Artefact, BuildRequest, Job, Result, RuntimeError, label},
 };
@@ -41,46 +43,87 @@ const FIRST_WITH_BUILDKIT: u32 = 23;
 /// The head of the answer comes when the whole context was sent, so it may take as long as the build, and a little.
 const HEAD_SLACK: Duration = Duration::from_secs(60);
 
-pub(super) async fn build(engine: &Engine, request: &BuildRequest<'_>, job: &Job) -> Result<Artefact> {
-    tokio::select! {
+/// The images that keep a build's steps in the cache are named within this time, or not, if it was cut off.
+const KEEP_LIMIT: Duration = Duration::from_secs(5);
+
+pub(super) async fn build(engine: &Engine, builds: &Builds, request: &BuildRequest<'_>, job: &Job) -> Result<Artefact> {
+    let trail = Arc::default();
+    let built = tokio::select! {
         biased;
         () = job.cancel.cancelled() => Err(RuntimeError::Cancelled),
-        built = build_or_find(engine, request, job) => built,
+        built = build_or_find(engine, builds, request, &trail, job) => built,
+    };
+    if built.is_err() {
+        // What it did get done need not be done again.
+        let images = trail.cut_off();
+        let kept = leftovers::keep_cache(&engine.docker, &request.environment.key, request.target, &images, false);
+        let _ = tokio::time::timeout(KEEP_LIMIT, kept).await;
     }
+    built
 }
 
-async fn build_or_find(engine: &Engine, request: &BuildRequest<'_>, job: &Job) -> Result<Artefact> {
+async fn build_or_find(
+    engine: &Engine,
+    builds: &Builds,
+    request: &BuildRequest<'_>,
+    trail: &Arc<Trail>,
+    job: &Job,
+) -> Result<Artefact> {
     let docker = &engine.docker;
-    let build = &request.environment.build;
+    let environment = request.environment;
+    let build = &environment.build;
     let name = Name::of(request);
     let context = BuildContext::read(request.mirror, request.commit, &build.context, &build.dockerfile);
     let (context, buildkit) = tokio::join!(context, wants_buildkit(docker, build.builder));
     let (context, buildkit) = (context.map_err(|e| RuntimeError::failed(e.operation, e.why))?, buildkit?);
     let target = request.target.or(build.target.as_deref());
+    let file = Dockerfile::parse(context.dockerfile_text(), target, &build.args).filter(|_| !buildkit);
+    let stages = match &file {
+        Some(file) => Some(file.needed().to_vec()),
+        // BuildKit builds side by side what is not the same, and the same once.
+        None => buildkit.then(Vec::new),
+    };
+    let waits = || job.log.line("waiting for the stages that another build of this commit makes as well");
+    let ground = build_key(&context, None, &build.args);
+    let turn = builds.turn(&environment.key.app, ground, stages, Arc::clone(trail), waits).await;
     let key = build_key(&context, target, &build.args);
     if !build.no_cache
-        && let Some(id) = find(docker, request.environment, &key).await?
+        && let Some(id) = find(docker, request, &key).await?
     {
         images::tag(docker, &id, &name.repository, &name.tag).await?;
         job.log.line(format!("{name}: built before from the same tree and arguments, nothing to build"));
         return Ok(Artefact { id, name: name.to_string(), reused: true });
     }
-    let (options, dockerfile) = options(request, &context, target, &name, &key, buildkit)?;
-    let archive = match dockerfile {
+    let labels = labels(request, &turn.date, &key);
+    let mark = (label::APP, environment.key.app.as_str());
+    let changed = file.and_then(|file| file.render(mark, &labels));
+    let options = options(request, &context, target, &name, &turn.date);
+    let options = if buildkit { with_session(options)? } else { options };
+    let known = changed.is_some();
+    let (options, archive) = match changed {
         Some(text) => {
             let ignore = dockerfile::dockerignore(context.dockerignore());
-            context.stream_with(job.log.clone(), vec![(dockerfile::NAME, text), (".dockerignore", ignore)])
+            let extra = vec![(dockerfile::NAME, text), (".dockerignore", ignore)];
+            (options.dockerfile(dockerfile::NAME), context.stream_with(job.log.clone(), extra))
         }
-        None => context.stream(job.log.clone()),
+        None => (options.labels(&labels), context.stream(job.log.clone())),
     };
     // A BuildKit session outlives its build unless its connection is broken.
     let scope = CancellationToken::new();
     let _end = scope.clone().drop_guard();
-    let id = send(&engine.within(&scope)?, archive, options, &name, build.timeout, job).await?;
+    let progress = Progress::new(job.log.clone(), Arc::clone(trail));
+    let id = send(&engine.within(&scope)?, archive, options.build(), progress, &name, build.timeout, job).await?;
+    if known
+        && let Err(error) =
+            leftovers::keep_cache(docker, &environment.key, request.target, &trail.finished(), true).await
+    {
+        job.log.line(format!("warning: the next build may find less in the cache: {error}"));
+    }
     Ok(Artefact { id, name: name.to_string(), reused: false })
 }
 
-/// `guestbook:0123456789`, or `guestbook-test:unit-0123456789` for a test's target.
+/// `guestbook:0123456789`, or `guestbook-test:unit-0123456789` for a test's target, which outside of production ends with the
+/// environment: each clears its own away.
 #[derive(Debug)]
 struct Name {
     repository: String,
@@ -92,7 +135,13 @@ impl Name {
         let (app, short) = (&request.environment.key.app, request.commit.short());
         match request.target {
             None => Self { repository: app.to_string(), tag: short.to_owned() },
-            Some(target) => Self { repository: format!("{app}-test"), tag: format!("{target}-{short}") },
+            Some(target) => {
+                let tag = match request.environment.key.environment.as_str() {
+                    "production" => format!("{target}-{short}"),
+                    other => format!("{target}-{short}-{other}"),
+                };
+                Self { repository: format!("{app}-test"), tag }
+            }
         }
     }
 }
@@ -125,52 +174,49 @@ fn build_key(context: &BuildContext, target: Option<&str>, args: &BTreeMap<Strin
     hex::encode(hash.finalize())
 }
 
-/// The newest image of this app with this build key.
-async fn find(docker: &Docker, environment: &Environment, key: &str) -> Result<Option<String>> {
-    let labels = vec![format!("{}={}", label::APP, environment.key.app), format!("{}={key}", label::BUILD_KEY)];
+/// The newest image of this app with this build key; a test's only if this environment made it, because it also removes it.
+async fn find(docker: &Docker, request: &BuildRequest<'_>, key: &str) -> Result<Option<String>> {
+    let environment = &request.environment.key;
+    let mut labels = vec![format!("{}={}", label::APP, environment.app), format!("{}={key}", label::BUILD_KEY)];
+    if request.target.is_some() {
+        labels.push(format!("{}={}", label::ENVIRONMENT, environment.environment));
+    }
     let options = ListImagesOptionsBuilder::new().filters(&HashMap::from([("label", labels)])).build();
     let images = answer(docker.list_images(Some(options))).await.map_err(|e| failure("list images", e))?;
     Ok(images.into_iter().max_by_key(|image| image.created).map(|image| image.id))
 }
 
-/// What to ask for and, for the classic builder, the Dockerfile with the labels in it.
+/// What to ask for, but for the labels.
 fn options(
     request: &BuildRequest<'_>,
     context: &BuildContext,
     target: Option<&str>,
     name: &Name,
-    key: &str,
-    buildkit: bool,
-) -> Result<(BuildImageOptions, Option<String>)> {
-    let now = format!("{:.0}", jiff::Timestamp::now());
+    date: &str,
+) -> BuildImageOptionsBuilder {
     let build = &request.environment.build;
     let mut args: HashMap<String, String> = HashMap::new();
     // The classic builder warns of arguments that the Dockerfile does not declare.
-    for (arg, value) in [("BUILD_DATE", now.as_str()), ("VCS_REF", request.commit.as_str())] {
+    for (arg, value) in [("BUILD_DATE", date), ("VCS_REF", request.commit.as_str())] {
         if context.dockerfile_text().contains(arg) {
             args.insert(arg.to_owned(), value.to_owned());
         }
     }
     args.extend(build.args.clone());
-    let labels = labels(request, &now, key);
-    let options = BuildImageOptionsBuilder::new()
+    BuildImageOptionsBuilder::new()
         .dockerfile(context.dockerfile())
         .t(&name.to_string())
         .target(target.unwrap_or_default())
         .buildargs(&args)
         .nocache(build.no_cache)
         .rm(true)
-        .forcerm(true);
-    if !buildkit {
-        return Ok(match dockerfile::with_labels(context.dockerfile_text(), target, &labels) {
-            Some(text) => (options.dockerfile(dockerfile::NAME).build(), Some(text)),
-            None => (options.labels(&labels).build(), None),
-        });
-    }
+        .forcerm(true)
+}
+
+fn with_session(options: BuildImageOptionsBuilder) -> Result<BuildImageOptionsBuilder> {
     let mut session = [0; 16];
     getrandom::fill(&mut session).map_err(|e| RuntimeError::failed("make a session id", e))?;
-    let options = options.labels(&labels).version(BuilderVersion::BuilderBuildKit).session(&hex::encode(session));
-    Ok((options.build(), None))
+    Ok(options.version(BuilderVersion::BuilderBuildKit).session(&hex::encode(session)))
 }
 
 fn labels(request: &BuildRequest<'_>, now: &str, key: &str) -> HashMap<String, String> {
@@ -206,6 +252,7 @@ async fn send(
     docker: &Docker,
     archive: ReceiverStream<Chunk>,
     options: BuildImageOptions,
+    mut progress: Progress,
     name: &Name,
     limit: Duration,
     job: &Job,
@@ -218,7 +265,6 @@ async fn send(
     });
     let docker = docker.clone().with_timeout(limit.saturating_add(HEAD_SLACK));
     let mut messages = docker.build_image(options, None, Some(bollard::body_try_stream(archive)));
-    let mut progress = Progress::new(job.log.clone());
     let operation = format!("build {name}");
     while let Some(message) = messages.next().await {
         match message {

@@ -9,6 +9,7 @@
 //! | `transport` | the connection to the engine's socket |
 //! | `errors` | what the engine's errors mean; the limits on waiting |
 //! | `build`, `dockerfile`, `progress` | a commit's tree → image, with the classic builder or BuildKit |
+//! | `trail`, `leftovers` | what a build makes besides its image, who waits for it, and what of it is kept |
 //! | `images` | names of images, removal |
 //! | `spec`, `instances` | what a container is made of; its life |
 //! | `once` | one-off containers: tests, migrations |
@@ -18,7 +19,7 @@
 //! Waiting is bounded everywhere: bollard limits the time to the head of each answer ([`Engine::connect`]), `errors::answer`
 //! the whole of each call, and streams (a build, a one-off) end with their job's cancellation.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bollard::{Docker, models::ContainerSummary};
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::base::Cleared;
 use self::{
     errors::{answer, failure, unavailable},
+    trail::Builds,
     transport::Address,
 };
 use super::{
@@ -45,12 +47,14 @@ mod errors;
 mod exec;
 mod images;
 mod instances;
+mod leftovers;
 mod lines;
 mod once;
 mod progress;
 mod spec;
 #[cfg(test)]
 mod tests;
+mod trail;
 mod transport;
 
 /// Where the engine listens unless `DOCKER_HOST` says otherwise.
@@ -99,11 +103,12 @@ fn client(address: &Address, scope: &CancellationToken) -> Result<Docker> {
 pub struct DockerRuntime {
     engine: Engine,
     docker: Docker,
+    builds: Arc<Builds>,
 }
 
 impl DockerRuntime {
     pub fn new(engine: Engine) -> Self {
-        Self { docker: engine.docker.clone(), engine }
+        Self { docker: engine.docker.clone(), engine, builds: Arc::default() }
     }
 }
 
@@ -123,7 +128,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn build(&self, request: &BuildRequest<'_>, job: &Job) -> Result<Artefact> {
-        build::build(&self.engine, request, job).await
+        build::build(&self.engine, &self.builds, request, job).await
     }
 
     async fn run_once(&self, one_off: &OneOff<'_>, job: &Job) -> Result<OneOffResult> {
@@ -185,6 +190,10 @@ impl Runtime for DockerRuntime {
 
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {
         once::sweep(&self.docker, key, deployment).await
+    }
+
+    async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<usize> {
+        leftovers::clear(&self.docker, &self.builds, key).await
     }
 
     async fn is_running(&self, name: &str) -> Result<bool> {

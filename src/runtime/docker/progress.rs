@@ -3,11 +3,14 @@
 //! The classic builder sends text in pieces, in which `Step 2/5 : RUN make` begins a step. BuildKit sends the state of a graph whose
 //! vertices (`[2/5] RUN make`) run side by side, each with its own output.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bollard::models::{BuildInfo, BuildInfoAux};
 
-use super::lines::{Lines, Tail};
+use super::{
+    lines::{Lines, Tail},
+    trail::Trail,
+};
 use crate::log::StageLog;
 
 /// Lines of the failing step that an error quotes.
@@ -17,6 +20,8 @@ const QUOTED: usize = 20;
 #[derive(Debug)]
 pub(super) struct Progress {
     log: StageLog,
+    /// What the classic builder has made.
+    trail: Arc<Trail>,
     text: Lines,
     /// The step that runs, for the classic builder.
     step: Step,
@@ -49,15 +54,15 @@ impl Step {
 }
 
 impl Progress {
-    pub(super) fn new(log: StageLog) -> Self {
+    pub(super) fn new(log: StageLog, trail: Arc<Trail>) -> Self {
         let (text, step) = (Lines::default(), Step::new(""));
-        Self { log, text, step, vertices: HashMap::new(), failed: None, image: None }
+        Self { log, trail, text, step, vertices: HashMap::new(), failed: None, image: None }
     }
 
     pub(super) fn message(&mut self, message: BuildInfo) {
         if let Some(text) = &message.stream {
-            let (step, log) = (&mut self.step, &self.log);
-            self.text.push(text.as_bytes(), |line| classic_line(step, line, log));
+            let (step, trail, log) = (&mut self.step, &self.trail, &self.log);
+            self.text.push(text.as_bytes(), |line| classic_line(step, trail, line, log));
         }
         if let Some(status) = &message.status
             && message.progress_detail.is_none_or(|detail| detail.current.is_none())
@@ -100,8 +105,8 @@ impl Progress {
 
     /// Logs what is left. The image's id, as far as the engine told it.
     pub(super) fn finish(&mut self) -> Option<String> {
-        let (step, log) = (&mut self.step, &self.log);
-        std::mem::take(&mut self.text).finish(|line| classic_line(step, line, log));
+        let (step, trail, log) = (&mut self.step, &self.trail, &self.log);
+        std::mem::take(&mut self.text).finish(|line| classic_line(step, trail, line, log));
         for step in self.vertices.values_mut() {
             let text = std::mem::take(&mut step.text);
             text.finish(|line| step.line(line, &self.log));
@@ -130,15 +135,19 @@ impl Progress {
     }
 }
 
-fn classic_line(step: &mut Step, line: &str, log: &StageLog) {
+fn classic_line(step: &mut Step, trail: &Trail, line: &str, log: &StageLog) {
     if let Some(name) = line.strip_prefix("Step ").and_then(|rest| Some(rest.split_once(" : ")?.1)) {
+        trail.step(name);
         *step = Step::new(name);
         log.line(line);
-    } else if line.starts_with(" ---> ") || line.starts_with("Removing intermediate container ") {
-        // Ids of layers and containers that are gone a moment later.
-        if line == " ---> Using cache" {
+    } else if let Some(what) = line.strip_prefix(" ---> ") {
+        if what == "Using cache" {
             log.line(line);
+        } else if !what.is_empty() && what.bytes().all(|b| b.is_ascii_hexdigit()) {
+            trail.image(what);
         }
+    } else if line.starts_with("Removing intermediate container ") {
+        // It was gone a moment later.
     } else {
         step.line(line, log);
     }

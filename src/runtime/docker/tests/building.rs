@@ -197,12 +197,12 @@ async fn buildkits_session_ends_with_its_build() {
     fixture.environment.build.no_cache = true;
     // Only this engine's connections pass here, so that they can be counted.
     let dir = tempfile::tempdir().expect("tempdir");
-    let (path, open) = (dir.path().join("docker.sock"), std::sync::Arc::new(AtomicU32::new(0)));
+    let (path, open) = (dir.path().join("docker.sock"), Arc::new(AtomicU32::new(0)));
     let listener = tokio::net::UnixListener::bind(&path).expect("bind");
-    let count = std::sync::Arc::clone(&open);
+    let count = Arc::clone(&open);
     tokio::spawn(async move {
         while let Ok((mut near, _)) = listener.accept().await {
-            let count = std::sync::Arc::clone(&count);
+            let count = Arc::clone(&count);
             count.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 let mut far = tokio::net::UnixStream::connect(DEFAULT_SOCKET).await.expect("engine");

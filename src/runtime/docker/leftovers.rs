@@ -1,0 +1,89 @@
+//! What builds leave behind, and what of it is worth keeping.
+//!
+//! The classic builder's cache is the images of its steps. Those below an image with a name stay; the end of another stage, or of a
+//! build that failed, has no name, and nothing tells it from rubbish. So the ends of an environment's last build get one,
+//! `<app>-cache:<environment>-<target>-<n>`, which moves on with each build: the next build finds every step that did not change,
+//! also after a failure and when the image itself was removed.
+//!
+//! What has no name then, carries the app's label (each stage begins with it: see `dockerfile`), and is not a finished image (those
+//! have a build key, and belong to a release) is rubbish, and so are the images that tests ran in. [`clear`] removes them
+//! while no build of the app is under way. Images that are not ours are never asked for; the engine removes an image
+//! without a name only together with the last one that was built on it, as `docker rmi` does.
+
+use std::collections::HashMap;
+
+use bollard::{
+    Docker,
+    models::ImageSummary,
+    query_parameters::{ListImagesOptionsBuilder, RemoveImageOptionsBuilder},
+};
+
+use super::{
+    errors::{answer, failure, is_missing, status},
+    images,
+    trail::Builds,
+};
+use crate::{
+    model::EnvironmentKey,
+    runtime::{Result, label},
+};
+
+/// Names `images` as the ends of the last build of `target`. Names of an earlier build that had more go, if it is `whole`.
+pub(super) async fn keep_cache(
+    docker: &Docker,
+    key: &EnvironmentKey,
+    target: Option<&str>,
+    images: &[String],
+    whole: bool,
+) -> Result<()> {
+    let repository = format!("{}-cache", key.app);
+    let name = |n: usize| match target {
+        Some(target) => format!("{}-test-{target}-{n}", key.environment),
+        None => format!("{}-app-{n}", key.environment),
+    };
+    for (n, image) in images.iter().enumerate() {
+        images::tag(docker, image, &repository, &name(n)).await?;
+    }
+    let mut n = images.len();
+    while whole && remove(docker, &format!("{repository}:{}", name(n))).await? {
+        n += 1;
+    }
+    Ok(())
+}
+
+/// Removes what builds of this environment left and nothing needs. How many images; none while a build of the app is under way.
+pub(super) async fn clear(docker: &Docker, builds: &Builds, key: &EnvironmentKey) -> Result<usize> {
+    let Some(_alone) = builds.clearing(&key.app) else { return Ok(0) };
+    let app = format!("{}={}", label::APP, key.app);
+    let mut cleared = 0;
+    let environment = format!("{}={}", label::ENVIRONMENT, key.environment);
+    let tests = format!("{}-test", key.app);
+    let filters = [("label", vec![app.clone(), environment]), ("reference", vec![tests.clone()])];
+    for image in list(docker, HashMap::from(filters)).await? {
+        for name in image.repo_tags.iter().filter(|name| name.rsplit_once(':').is_some_and(|(r, _)| r == tests)) {
+            cleared += usize::from(remove(docker, name).await?);
+        }
+    }
+    let filters = [("label", vec![app]), ("dangling", vec!["true".to_owned()])];
+    for image in list(docker, HashMap::from(filters)).await? {
+        if !image.labels.contains_key(label::BUILD_KEY) {
+            cleared += usize::from(remove(docker, &image.id).await?);
+        }
+    }
+    Ok(cleared)
+}
+
+async fn list(docker: &Docker, filters: HashMap<&str, Vec<String>>) -> Result<Vec<ImageSummary>> {
+    let options = ListImagesOptionsBuilder::new().filters(&filters).build();
+    answer(docker.list_images(Some(options))).await.map_err(|e| failure("list images", e))
+}
+
+/// Removes a name, or a nameless image. Whether it did: one that is gone, or used by a container, is let be.
+async fn remove(docker: &Docker, image: &str) -> Result<bool> {
+    let options = RemoveImageOptionsBuilder::new().build();
+    match answer(docker.remove_image(image, Some(options), None)).await {
+        Ok(_) => Ok(true),
+        Err(error) if is_missing(&error) || status(&error) == Some(409) => Ok(false),
+        Err(error) => Err(failure(format!("remove image {image}"), error)),
+    }
+}
