@@ -4,7 +4,7 @@ export LC_ALL=C
 
 refit=${REFIT:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)/target/release/refit}
 # shellcheck disable=SC2034 # for those who source this
-secret=bench
+secret=correct-horse-battery
 work=$(mktemp -d)
 daemon=
 
