@@ -258,12 +258,20 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes helpers (test and migrate one-offs) that a deployment left behind: after a crash.
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>>;
 
-    /// Removes what builds of this environment left and nothing needs: images of tests, of steps. How many. Not while a test of
-    /// the environment runs; what another build may need stays.
-    async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<usize> {
+    /// The artefact that a deployment built, for one whose record was lost.
+    async fn built_by(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Option<String>> {
+        // A runtime that sweeps it, or leaves nothing.
+        let _ = (key, deployment);
+        Ok(None)
+    }
+
+    /// Removes what builds of this environment left and nothing needs: images of tests, of steps. Not while a test of the
+    /// environment runs; what another build may need stays. Artefacts that are no longer found by name, which a release may
+    /// still need, are returned.
+    async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<Vec<String>> {
         // A runtime whose builds leave nothing.
         let _ = key;
-        Ok(0)
+        Ok(Vec::new())
     }
 
     /// Whether something that the configuration `requires` by name runs.

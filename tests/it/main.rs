@@ -19,6 +19,7 @@ mod engine_away;
 mod exits;
 mod guestbook;
 mod hostile;
+mod images;
 mod kills;
 mod processes;
 mod pushes;

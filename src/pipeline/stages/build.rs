@@ -4,7 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step, within};
 use crate::{
+    config::Environment,
     model::CommitId,
+    pipeline::World,
     registry::Facts,
     runtime::{Artefact, BuildRequest, Job},
 };
@@ -48,22 +50,41 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
 pub async fn undo(step: &Step, built: Option<Artefact>) -> Result<Option<String>, StageFailure> {
     let runtime = step.world.runtime(&step.environment);
     runtime.sweep(&step.environment.key, step.deployment).await?;
-    if let Some(artefact) = built.filter(|artefact| !artefact.reused) {
-        let used = step.world.registry.artefact_in_use(&artefact.id).await;
-        if !used.map_err(|e| StageFailure::failed(e.to_string()))?
-            && let Err(error) = runtime.remove_artefact(&artefact.id).await
-        {
-            step.job.log.line(format!("{} is left: {error}", artefact.name));
-        }
+    let built = match built {
+        Some(artefact) => Some(artefact.id).filter(|_| !artefact.reused),
+        // It was cut off, perhaps in the moment when it was done.
+        None => runtime.built_by(&step.environment.key, step.deployment).await?,
+    };
+    if let Some(id) = built
+        && let Err(why) = remove_unused(&step.world, &step.environment, &id).await
+    {
+        step.job.log.line(format!("{id} is left: {why}"));
     }
-    clear(step).await;
+    clear_step(step).await;
     Ok(None)
 }
 
-/// Clears away what builds left. What goes wrong is tried again after the next deployment.
-pub(super) async fn clear(step: &Step) {
-    let runtime = step.world.runtime(&step.environment);
-    if let Err(error) = runtime.clear_leftovers(&step.environment.key).await {
-        step.job.log.line(format!("warning: images are left: {error}"));
+/// [`clear`]; what goes wrong is tried again after the next deployment.
+pub(super) async fn clear_step(step: &Step) {
+    if let Err(why) = clear(&step.world, &step.environment).await {
+        step.job.log.line(format!("warning: images are left: {why}"));
     }
+}
+
+/// Clears away what builds and tests of the environment left.
+pub(super) async fn clear(world: &World, environment: &Environment) -> Result<(), String> {
+    let runtime = world.runtime(environment);
+    let mut done = Ok(());
+    for id in runtime.clear_leftovers(&environment.key).await.map_err(|e| e.to_string())? {
+        // One that cannot be removed is no reason to leave the others.
+        done = remove_unused(world, environment, &id).await.and(done);
+    }
+    done
+}
+
+async fn remove_unused(world: &World, environment: &Environment, id: &str) -> Result<(), String> {
+    if !world.registry.artefact_in_use(id).await.map_err(|e| e.to_string())? {
+        world.runtime(environment).remove_artefact(id).await.map_err(|e| e.to_string())?;
+    }
+    Ok(())
 }

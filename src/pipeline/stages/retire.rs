@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use super::build;
 use crate::{config::Environment, pipeline::World, registry::Release};
 
 /// Retires what is beyond `keep`. The live release and the one before it always stay.
@@ -19,10 +20,8 @@ pub async fn retire_old(world: &Arc<World>, environment: &Environment) {
             tracing::warn!(deployment = release.deployment.0, why, "an old release could not be removed");
         }
     }
-    match world.runtime(environment).clear_leftovers(&environment.key).await {
-        Ok(0) => {}
-        Ok(count) => tracing::debug!(environment = %environment.key, count, "cleared away what builds left"),
-        Err(error) => tracing::warn!(environment = %environment.key, %error, "what builds left could not be removed"),
+    if let Err(why) = build::clear(world, environment).await {
+        tracing::warn!(environment = %environment.key, why, "what builds left could not be removed");
     }
 }
 

@@ -118,6 +118,6 @@ fn judge_coverage(suite: &TestSuite, wanted: &Coverage, result: &OneOffResult, j
 /// Removes the images that it ran in, and containers that a cut-off run left.
 pub async fn undo(step: &Step) -> Result<Option<String>, StageFailure> {
     step.world.runtime(&step.environment).sweep(&step.environment.key, step.deployment).await?;
-    build::clear(step).await;
+    build::clear_step(step).await;
     Ok(None)
 }

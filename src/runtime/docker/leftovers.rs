@@ -6,7 +6,7 @@
 //! also after a failure and when the image itself was removed.
 //!
 //! What has no name then, carries the app's label (each stage begins with it: see `dockerfile`), and is not a finished image (those
-//! have a build key, and belong to a release) is rubbish, and so are the images that tests ran in. [`clear`] removes them
+//! have a build key, and may belong to a release) is rubbish, and so are the images that tests ran in. [`clear`] removes them
 //! while no build of the app is under way. Images that are not ours are never asked for; the engine removes an image
 //! without a name only together with the last one that was built on it, as `docker rmi` does.
 
@@ -24,7 +24,7 @@ use super::{
     trail::Builds,
 };
 use crate::{
-    model::EnvironmentKey,
+    model::{DeploymentId, EnvironmentKey},
     runtime::{Result, label},
 };
 
@@ -51,26 +51,45 @@ pub(super) async fn keep_cache(
     Ok(())
 }
 
-/// Removes what builds of this environment left and nothing needs. How many images; none while a build of the app is under way.
-pub(super) async fn clear(docker: &Docker, builds: &Builds, key: &EnvironmentKey) -> Result<usize> {
-    let Some(_alone) = builds.clearing(&key.app) else { return Ok(0) };
+/// Removes what builds of this environment left and nothing needs, unless a build of the app is under way. Nameless images that
+/// are finished are returned: the name of a commit moved on, or a build was cut off before it gave one.
+pub(super) async fn clear(docker: &Docker, builds: &Builds, key: &EnvironmentKey) -> Result<Vec<String>> {
+    let Some(_alone) = builds.clearing(&key.app) else { return Ok(Vec::new()) };
     let app = format!("{}={}", label::APP, key.app);
-    let mut cleared = 0;
     let environment = format!("{}={}", label::ENVIRONMENT, key.environment);
     let tests = format!("{}-test", key.app);
     let filters = [("label", vec![app.clone(), environment]), ("reference", vec![tests.clone()])];
     for image in list(docker, HashMap::from(filters)).await? {
         for name in image.repo_tags.iter().filter(|name| name.rsplit_once(':').is_some_and(|(r, _)| r == tests)) {
-            cleared += usize::from(remove(docker, name).await?);
+            remove(docker, name).await?;
         }
     }
     let filters = [("label", vec![app]), ("dangling", vec!["true".to_owned()])];
+    let mut finished = Vec::new();
     for image in list(docker, HashMap::from(filters)).await? {
         if !image.labels.contains_key(label::BUILD_KEY) {
-            cleared += usize::from(remove(docker, &image.id).await?);
+            remove(docker, &image.id).await?;
+        } else if image.labels.get(label::ENVIRONMENT).map(String::as_str) == Some(key.environment.as_str()) {
+            finished.push(image.id);
         }
     }
-    Ok(cleared)
+    Ok(finished)
+}
+
+/// The app's image that a deployment built.
+pub(super) async fn built_by(
+    docker: &Docker,
+    key: &EnvironmentKey,
+    deployment: DeploymentId,
+) -> Result<Option<String>> {
+    let labels = vec![
+        format!("{}={}", label::APP, key.app),
+        format!("{}={}", label::ENVIRONMENT, key.environment),
+        format!("{}={deployment}", label::DEPLOYMENT),
+        label::BUILD_KEY.to_owned(),
+    ];
+    let filters = HashMap::from([("label", labels), ("reference", vec![key.app.to_string()])]);
+    Ok(list(docker, filters).await?.into_iter().next().map(|image| image.id))
 }
 
 async fn list(docker: &Docker, filters: HashMap<&str, Vec<String>>) -> Result<Vec<ImageSummary>> {

@@ -192,7 +192,11 @@ impl Runtime for DockerRuntime {
         once::sweep(&self.docker, key, deployment).await
     }
 
-    async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<usize> {
+    async fn built_by(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Option<String>> {
+        leftovers::built_by(&self.docker, key, deployment).await
+    }
+
+    async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<Vec<String>> {
         leftovers::clear(&self.docker, &self.builds, key).await
     }
 

@@ -27,13 +27,15 @@ pub(super) struct Trail {
 
 #[derive(Debug, Default)]
 struct Made {
-    /// The last image of each stage that is done.
+    /// The last image of each stage that is done, but for those that another was built on.
     stages: Vec<String>,
     /// The images of the last two steps of the stage that is built.
     last: Option<String>,
     before: Option<String>,
-    /// The next image is one that the stage begins with, and not of this build.
-    foreign: bool,
+    /// The stage has begun, and the next image is the one it is built on.
+    begins: bool,
+    /// That image: another stage's, or not of this build.
+    base: Option<String>,
 }
 
 impl Trail {
@@ -46,8 +48,8 @@ impl Trail {
             let mut made = self.made();
             let done = made.last.take();
             made.stages.extend(done);
-            made.before = None;
-            made.foreign = true;
+            (made.before, made.base) = (None, None);
+            made.begins = true;
             drop(made);
             self.begun.send_modify(|n| *n += 1);
         }
@@ -55,9 +57,15 @@ impl Trail {
 
     pub(super) fn image(&self, id: &str) {
         let mut made = self.made();
-        if !mem::take(&mut made.foreign) {
-            made.before = made.last.replace(id.to_owned());
+        if mem::take(&mut made.begins) {
+            made.base = Some(id.to_owned());
+            return;
         }
+        // What another was built on needs nothing else to stay.
+        if let Some(base) = made.base.take() {
+            made.stages.retain(|stage| *stage != base);
+        }
+        made.before = made.last.replace(id.to_owned());
     }
 
     /// The images with which every step of a finished build is kept in the cache, but for its last, which labels the image.
@@ -242,17 +250,20 @@ mod tests {
             ("LABEL m", "a1"),
             ("RUN x", "a2"),
             ("FROM base AS empty", "base"),
+            ("FROM base AS b", "base"),
+            ("LABEL m", "a1"),
+            ("RUN z", "b2"),
             ("FROM a", "a2"),
-            ("COPY y", "b1"),
-            ("LABEL all", "b2"),
         ] {
             trail.step(step);
             trail.image(image);
         }
-        assert_eq!(trail.finished(), ["a2", "b1"]);
-        assert_eq!(trail.cut_off(), ["a2", "b2"]);
-        trail.step("FROM base");
-        trail.image("base");
-        assert_eq!(trail.cut_off(), ["a2", "b2"]);
+        assert_eq!(trail.cut_off(), ["a2", "b2"], "nothing is built on `a` yet");
+        for (step, image) in [("COPY y", "c1"), ("LABEL all", "c2")] {
+            trail.step(step);
+            trail.image(image);
+        }
+        assert_eq!(trail.finished(), ["b2", "c1"]);
+        assert_eq!(trail.cut_off(), ["b2", "c2"]);
     }
 }
