@@ -214,7 +214,15 @@ pub(super) fn docker_name(value: &Value) -> Parsed<String> {
 }
 
 pub(super) fn image(value: &Value) -> Parsed<String> {
-    word(value, "an image's name", "_.-/:@", 255)
+    let name = word(value, "an image's name", "_.-/:@", 255)?;
+    // It becomes part of a path of Docker's API. (The grammar is the distribution project's: parts begin with a letter or digit, and dots
+    // stand alone.)
+    let part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && !part.contains("..");
+    if name.split('/').all(part) {
+        return Ok(name);
+    }
+    Err(Complaint::new(format!("`{}` is not an image's name", printable(&name)))
+        .help("write it as `docker pull` takes it, such as `python:3.13-slim`"))
 }
 
 pub(super) fn target(value: &Value) -> Parsed<String> {

@@ -99,7 +99,8 @@ impl Report {
             author: some(&view.author, NAME),
             reference: reference(&view.reference, redactor),
             trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
-            forced: view.trigger.forced,
+            // A hook cannot know, and says so of every push.
+            forced: view.trigger.forced && view.trigger.kind == TriggerKind::Github,
             took: view.duration_ms.filter(|_| story.begun).map(duration),
             stages: view.stages.iter().filter_map(stage_line).collect(),
             failed_stage: view.failed_stage,

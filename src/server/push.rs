@@ -42,8 +42,8 @@ async fn receive_one(verbs: &dyn Verbs, app: &App, push: &HookPush, by: Option<&
         branch: push.branch.clone(),
         commit: push.after.clone(),
         pusher: by.map(str::to_owned),
-        // Git does not tell a hook, and only the repository could.
-        // A hook tells of a branch that did move, on this host, to just this commit.
+        // Git does not tell a hook whether history was replaced. But this branch did move, on this host, to just this commit: it may
+        // take the app back.
         forced: true,
     };
     let receipt = verbs.receive(delivery).await?;

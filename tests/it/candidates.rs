@@ -63,6 +63,16 @@ fn docker_unhealthy_after_six_seconds() {
 }
 
 #[test]
+fn docker_dead_after_six_seconds() {
+    caught("httpd -f -p 8080 -h /app/www & sleep 6; exit 1\n", BAKE, 4, "");
+}
+
+#[test]
+fn docker_never_healthy_and_ignores_sigterm() {
+    caught("trap '' TERM; while true; do sleep 1; done\n", QUICK, 3, "not healthy within");
+}
+
+#[test]
 fn docker_an_old_version_that_ignores_sigterm_is_killed_in_time() {
     let site = Site::docker();
     site.write("run.sh", "trap '' TERM; httpd -f -p 8080 -h /app/www & while true; do sleep 1; done\n");

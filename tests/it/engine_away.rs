@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use crate::support::Site;
+use crate::support::{Site, http};
 
 /// A Unix socket before the engine's, which can be cut.
 struct Proxy {
@@ -80,6 +80,27 @@ fn docker_is_down_at_the_start() {
     let doctor = site.refit(&["doctor"]);
     assert_eq!(doctor.code, 69, "{doctor:?}");
     assert!(doctor.stdout.to_lowercase().contains("docker"), "{doctor:?}");
+}
+
+#[test]
+fn docker_is_down_at_the_daemons_start_and_comes_back() {
+    let mut site = Site::docker();
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    proxy.cut();
+    site = site.env("DOCKER_HOST", &proxy.host());
+    let first = site.push("first");
+    site.serve();
+    let health = http(site.http, "GET", "/_deploy/health", &[], b"").unwrap();
+    assert_eq!(health.status, 503, "{health:?}");
+    assert!(health.json()["docker"].as_str().is_some_and(|why| why != "ok"), "{health:?}");
+    assert_eq!(site.webhook("d-1", &site.push_body("main", &first)).status, 202, "pushes are taken all the same");
+    let failed = site.settled();
+    assert_eq!((&failed["status"], &failed["exit_code"]), (&"failed".into(), &69.into()), "{failed:#}");
+    proxy.mend();
+    site.refit(&["rerun"]).expect(0);
+    site.expect_page("one");
+    let health = http(site.http, "GET", "/_deploy/health", &[], b"").unwrap();
+    assert_eq!(health.status, 200, "{health:?}");
 }
 
 #[test]

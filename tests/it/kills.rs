@@ -121,6 +121,53 @@ fn a_second_sigterm_cancels_and_undoes() {
 }
 
 #[test]
+fn docker_a_second_sigterm_during_start_brings_the_old_version_back() {
+    let mut site = Site::docker();
+    site.push("good");
+    site.deploy(0);
+    site.write("run.sh", "sleep 600\n");
+    site.push("never healthy");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    // The old one is stopped already.
+    site.wait_for("its start", |d| d["stages"][6]["status"] == "running" && site.page().is_none());
+    site.signal("TERM");
+    poll(|| site.daemon_log().contains("stopping").then_some(())).expect("it says that it stops");
+    assert_eq!(site.stop_daemon(), 0);
+    let ended = site.newest();
+    assert_eq!(ended["status"], "cancelled", "{ended:#}\n{}", site.daemon_log());
+    site.expect_page("one");
+    assert_eq!((site.containers(true).len(), site.containers(false).len()), (1, 1));
+    // Nothing is left to recover, and the next one works.
+    site.write("run.sh", "exec httpd -f -p 8080 -h /app/www\n");
+    site.version("two");
+    site.push("good again");
+    site.deploy(0);
+    site.expect_page("two");
+    assert_eq!(site.history().len(), 3);
+}
+
+#[test]
+fn what_waits_during_a_stop_is_deployed_by_the_next_start() {
+    let mut site = Site::process().with("[build]\nrun = \"sleep 2\"");
+    site.push("first");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
+    site.version("two");
+    let second = site.push("second");
+    assert_eq!(site.webhook("d-1", &site.push_body("main", &second)).status, 202);
+    site.wait_for("its place in the queue", |d| d["commit"] == *second && d["status"] == "queued");
+    assert_eq!(site.stop_daemon(), 0);
+    assert_eq!(site.newest()["status"], "queued", "the first one ended, the second was not begun");
+    site.expect_page("one");
+    site.serve();
+    site.wait_for("the second", |d| d["commit"] == *second && d["status"] == "succeeded");
+    site.expect_page("two");
+    assert_eq!(site.history().len(), 2);
+}
+
+#[test]
 fn a_second_daemon_refuses_to_start() {
     let mut site = Site::process();
     site.push("first");

@@ -8,14 +8,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Progress, StageFailure, Step, blocking, within};
+use super::{Done, Progress, StageFailure, Step};
 use crate::{
-    git::{CommitInfo, Mirror},
+    git::{CommitInfo, GitError, GitErrorKind, Mirror},
     log::printable,
     model::{CommitId, TriggerKind},
-    pipeline::journal::FailureKind,
     registry::Facts,
-    runtime::Job,
     trigger::rules::{self, PushFacts, Verdict},
 };
 
@@ -58,7 +56,7 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let commit = fetch(step, &mirror, &input).await?;
     let info = {
         let (mirror, commit) = (mirror.clone(), commit.clone());
-        blocking(move || Ok(mirror.commit(&commit)?)).await?
+        in_background(move || mirror.commit(&commit)).await?
     };
     let redactor = step.job.log.redactor();
     let subject = printable(&redactor.mask(&info.subject));
@@ -74,57 +72,62 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     Ok(Done { facts, ..Done::new(&Output { commit, subject, author, skip })? })
 }
 
-/// Brings the mirror up to date and says which commit it is to be.
+/// Brings the mirror up to date and says which commit it is to be. What a moment may mend is tried again.
 async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, StageFailure> {
-    let environment = &step.environment;
-    let by_branch = !input.explicit || input.reference == format!("refs/heads/{}", environment.branch);
-    let wanted = input.commit.as_ref().filter(|_| input.explicit);
+    let retries = step.environment.pull.retries;
     let mut pause = RETRY_PAUSE;
     let mut attempt = 0;
     loop {
-        let job = Job { log: step.job.log.clone(), cancel: step.job.cancel.clone() };
-        let result = within(environment.pull.timeout, "pull", &step.job.cancel, async |cancel| {
-            let job = Job { cancel, ..job };
-            if let Some(commit) = wanted
-                && here(mirror, commit).await?
-            {
-                return Ok(commit.clone());
-            }
-            if by_branch && wanted.is_none() {
-                let tip = mirror.fetch_branch(&environment.branch, environment.pull.timeout, &job).await?;
-                return tip.ok_or_else(|| {
-                    StageFailure::failed(format!(
-                        "the repository has no branch `{}`: push it, or set `branch` of {}",
-                        environment.branch, environment.key
-                    ))
-                });
-            }
-            mirror.fetch_all(environment.pull.timeout, &job).await?;
-            let name = wanted.map_or(input.reference.as_str(), CommitId::as_str).to_owned();
-            let mirror = mirror.clone();
-            blocking(move || Ok(mirror.resolve(&name)?)).await
-        })
-        .await;
-        match result {
-            Err(failure)
-                if attempt < environment.pull.retries
-                    && matches!(failure.kind, FailureKind::Unavailable | FailureKind::TimedOut) =>
-            {
+        match fetch_once(step, mirror, input).await {
+            Err(error) if attempt < retries && error.transient() => {
                 attempt += 1;
-                step.job.log.line(format!("{}; attempt {attempt} of {}", failure.message, environment.pull.retries));
+                step.job.log.line(format!("{error}; trying again, {attempt} of {retries}"));
                 tokio::select! {
                     () = tokio::time::sleep(pause) => pause *= 2,
                     () = step.job.cancel.cancelled() => return Err(StageFailure::cancelled()),
                 }
             }
-            other => return other,
+            other => return Ok(other?),
         }
     }
 }
 
-async fn here(mirror: &Mirror, commit: &CommitId) -> Result<bool, StageFailure> {
+/// One attempt. The mirror keeps the time limit itself, and knows what did not answer.
+async fn fetch_once(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, GitError> {
+    let environment = &step.environment;
+    let limit = environment.pull.timeout;
+    let wanted = input.commit.as_ref().filter(|_| input.explicit);
+    if let Some(commit) = wanted
+        && here(mirror, commit).await
+    {
+        return Ok(commit.clone());
+    }
+    let by_branch = !input.explicit || input.reference == format!("refs/heads/{}", environment.branch);
+    if by_branch && wanted.is_none() {
+        let tip = mirror.fetch_branch(&environment.branch, limit, &step.job).await?;
+        return tip.ok_or_else(|| {
+            let why = format!("the repository has no such branch: push it, or set `branch` of {}", environment.key);
+            GitError::new(GitErrorKind::Missing, format!("fetch branch `{}`", environment.branch), why)
+        });
+    }
+    mirror.fetch_all(limit, &step.job).await?;
+    let name = wanted.map_or(input.reference.as_str(), CommitId::as_str).to_owned();
+    let mirror = mirror.clone();
+    in_background(move || mirror.resolve(&name)).await
+}
+
+/// libgit2, off the async threads.
+async fn in_background<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, GitError> + Send + 'static,
+) -> Result<T, GitError> {
+    let ended = |e| Err(GitError::new(GitErrorKind::Host, "read the repository", format!("it broke off: {e}")));
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(ended)
+}
+
+/// Whether the mirror has a commit; one that cannot be read is fetched.
+async fn here(mirror: &Mirror, commit: &CommitId) -> bool {
     let (mirror, commit) = (mirror.clone(), commit.clone());
-    blocking(move || Ok(mirror.has_commit(&commit))).await
+    in_background(move || Ok(mirror.has_commit(&commit))).await.unwrap_or(false)
 }
 
 /// The rules for pushes: see `trigger::rules`. The commit is the branch's tip.
@@ -139,12 +142,12 @@ async fn why_skip(
     let earlier = earlier.map_err(|e| StageFailure::failed(e.to_string()))?;
     let earlier: Vec<_> = earlier.into_iter().map(|(_, status)| status).collect();
     let live = match &input.live {
-        Some(live) if here(mirror, live).await? => Some(live.clone()),
+        Some(live) if here(mirror, live).await => Some(live.clone()),
         _ => None,
     };
     let (mirror, tip, forced) = (mirror.clone(), info.clone(), input.forced);
     let paths = step.environment.paths.clone();
-    blocking(move || {
+    in_background(move || {
         let facts = PushFacts {
             trigger: TriggerKind::Reconcile,
             commit: &tip.id,
@@ -170,4 +173,5 @@ async fn why_skip(
         Ok((!matches).then(|| format!("none of the {} changed files is in `paths`", changed.len())))
     })
     .await
+    .map_err(StageFailure::from)
 }
