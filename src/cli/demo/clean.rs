@@ -4,7 +4,7 @@
 //! ended. Each part is tried even if an earlier one failed; the directory with the record goes only when nothing is left that
 //! it is needed for.
 
-use std::{fs, io};
+use std::{fs, io, time::Duration};
 
 use super::{daemon, scene::Scene};
 use crate::{
@@ -19,6 +19,10 @@ use crate::{
 
 /// Further than the demo's own deployments, for those of somebody who played with `--keep`.
 const DEPLOYMENTS: i64 = 100;
+
+/// So often in a row nothing must be found, this far apart.
+const QUIET_LOOKS: u32 = 4;
+const LOOK_AGAIN: Duration = Duration::from_millis(300);
 
 /// Removes everything; one sentence of what that was.
 pub async fn all(scene: &Scene) -> Result<String> {
@@ -43,8 +47,20 @@ pub async fn all(scene: &Scene) -> Result<String> {
     Ok(gone.join(", "))
 }
 
+/// Clears until nothing new has come for a while: the engine tells nobody when it is done with the step of a build that was given
+/// up, and makes an image of it then.
 async fn containers(scene: &Scene) -> std::result::Result<Cleared, RuntimeError> {
-    Engine::connect(scene.docker_host.as_deref())?.remove_app(&scene.record.app).await
+    let engine = Engine::connect(scene.docker_host.as_deref())?;
+    let mut all = Cleared::default();
+    let mut quiet = 0;
+    while quiet < QUIET_LOOKS {
+        let cleared = engine.remove_app(&scene.record.app).await?;
+        all.containers += cleared.containers;
+        all.images += cleared.images;
+        quiet = if cleared == Cleared::default() { quiet + 1 } else { 0 };
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+    Ok(all)
 }
 
 async fn processes(scene: &Scene) -> std::result::Result<usize, RuntimeError> {
