@@ -1,4 +1,7 @@
 //! The life of an instance: a container that is made, started, stopped, started again, and in the end removed.
+//!
+//! An instance is addressed by its name, which is computed and belongs to one deployment. Its id would be that of the container as it was
+//! first made, and one that somebody removed by hand is made again when a deployment goes back to it.
 
 use std::{
     collections::HashMap,
@@ -115,12 +118,12 @@ pub(super) async fn stop(docker: &Docker, instance: &Instance, timeout: Duration
     let limit = timeout.saturating_add(STOP_SLACK);
     let docker = docker.clone().with_timeout(limit);
     let operation = format!("stop container {}", instance.name);
-    found(operation, docker.stop_container(&instance.id, Some(options)).await).map(|_| ())
+    found(operation, docker.stop_container(&instance.name, Some(options)).await).map(|_| ())
 }
 
 pub(super) async fn inspect(docker: &Docker, instance: &Instance) -> Result<InstanceState> {
     let operation = format!("look at container {}", instance.name);
-    let inspected = found(operation, answer(docker.inspect_container(&instance.id, None)).await)?;
+    let inspected = found(operation, answer(docker.inspect_container(&instance.name, None)).await)?;
     Ok(inspected.map_or(InstanceState::Missing, |container| state(&container)))
 }
 
@@ -180,7 +183,7 @@ pub(super) async fn tail(docker: &Docker, instance: &Instance, limit: usize) -> 
     let options = LogsOptionsBuilder::new().stdout(true).stderr(true).tail(&limit.to_string()).build();
     let read = async {
         let (mut out, mut err, mut tail) = (Lines::default(), Lines::default(), Tail::new(limit));
-        let mut pieces = docker.logs(&instance.id, Some(options));
+        let mut pieces = docker.logs(&instance.name, Some(options));
         while let Some(piece) = pieces.next().await {
             let piece = piece?;
             let lines = if matches!(piece, bollard::container::LogOutput::StdErr { .. }) { &mut err } else { &mut out };
@@ -206,12 +209,12 @@ pub(super) async fn exec(
         cmd: Some(command.to_vec()),
         ..ExecConfig::default()
     };
-    let created = answer(docker.create_exec(&instance.id, config)).await;
+    let created = answer(docker.create_exec(&instance.name, config)).await;
     let id = created.map_err(|e| failure(&operation, e))?.id;
     match tokio::time::timeout(limit, follow_exec(docker, &id)).await {
         Ok(outcome) => outcome.map_err(|e| failure(operation, e)),
         Err(_) => {
-            kill_exec(docker, &instance.id, &id).await;
+            kill_exec(docker, &id).await;
             Err(RuntimeError::failed(operation, format!("it did not end within {limit:?}")))
         }
     }
@@ -232,9 +235,10 @@ async fn follow_exec(docker: &Docker, id: &str) -> std::result::Result<ExecOutco
 /// Ends a command that is out of time, as far as that is possible: the engine has no call for it, but tells the process id on its
 /// host. Where this is that host, a shell in the container is asked to kill the process (which needs no right but
 /// Docker's); elsewhere, or without a shell, the command runs on, and ends with its container.
-async fn kill_exec(docker: &Docker, container: &str, exec: &str) {
+async fn kill_exec(docker: &Docker, exec: &str) {
     let Ok(inspected) = answer(docker.inspect_exec(exec)).await else { return };
     let Some(pid) = inspected.pid.filter(|_| inspected.running == Some(true)) else { return };
+    let Some(container) = inspected.container_id.as_deref().filter(|id| !id.is_empty()) else { return };
     let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
     if !read("cgroup").contains(container) {
         return;

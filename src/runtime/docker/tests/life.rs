@@ -64,6 +64,19 @@ async fn each_step_of_a_life_may_be_taken_twice() {
 }
 
 #[tokio::test]
+async fn one_that_was_removed_by_hand_and_made_again_is_still_the_same_instance() {
+    let fixture = Fixture::new().await;
+    let first = fixture.prepare(1).await.expect("first");
+    fixture.runtime.remove(&first).await.expect("remove");
+    let second = fixture.prepare(1).await.expect("made again");
+    assert_ne!(first.id, second.id);
+    fixture.runtime.start(&second).await.expect("start");
+    assert!(is_running(&fixture.runtime.inspect(&first).await.expect("known by what was recorded first")));
+    fixture.runtime.stop(&first, 10 * SECOND).await.expect("stop");
+    assert!(matches!(fixture.runtime.inspect(&second).await.expect("inspect"), InstanceState::Exited { .. }));
+}
+
+#[tokio::test]
 async fn one_that_never_ran_is_replaced_if_it_differs_and_one_that_ran_is_not() {
     let mut fixture = Fixture::new().await;
     let first = fixture.prepare(1).await.expect("first");
