@@ -1,18 +1,15 @@
 //! `refit show`: one deployment, stage by stage.
 
-use serde_json::Value;
-
 use super::{
     args::{Format, ShowArgs},
     context::{Context, find_deployment, log_file, open_registry},
     deploy::headline_tone,
     error::{Result, exit},
+    outputs,
     story::Story,
     style::{Clock, Paint, Tone, cell, clip, stage_tone, table_text, took, words},
 };
-use crate::model::StageView;
-
-const DETAIL_WIDTH: usize = 90;
+use crate::model::{DeploymentView, StageStatus};
 
 pub async fn run(context: &Context, args: &ShowArgs) -> Result<u8> {
     let config = context.config_to_read()?;
@@ -59,60 +56,25 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
         line("next", next);
     }
     out.push('\n');
-    out.push_str(&stages(&view.stages, paint, width));
+    out.push_str(&stages(view, paint, width));
     out
 }
 
-fn stages(stages: &[StageView], paint: Paint, width: Option<u16>) -> String {
+fn stages(view: &DeploymentView, paint: Paint, width: Option<u16>) -> String {
     let mut table = paint.table(&["STAGE", "STATUS", "TOOK", "DETAIL"], width);
-    for stage in stages {
+    for stage in &view.stages {
+        let status = match stage.status {
+            StageStatus::Pending if view.status.is_end() => "not reached".to_owned(),
+            status => words(status.as_str()),
+        };
         table.add_row([
             cell(Tone::Plain, stage.name.as_str()),
-            cell(stage_tone(stage.status), words(stage.status.as_str())),
+            cell(stage_tone(stage.status), status),
             cell(Tone::Plain, stage.duration_ms.map(took).unwrap_or_default()),
-            cell(Tone::Plain, detail(stage)),
+            cell(Tone::Plain, outputs::sentence(stage)),
         ]);
     }
     table_text(&table)
-}
-
-/// The error, or what the stage recorded, on one line.
-pub fn detail(stage: &StageView) -> String {
-    match (&stage.error, &stage.output) {
-        (Some(error), _) => clip(error, DETAIL_WIDTH),
-        (None, Some(output)) => clip(&flat(output), DETAIL_WIDTH),
-        (None, None) => String::new(),
-    }
-}
-
-/// JSON as people would write it: `reused: yes, name: guestbook:0123456789`.
-fn flat(value: &Value) -> String {
-    match value {
-        Value::Null => String::new(),
-        Value::Bool(yes) => if *yes { "yes" } else { "no" }.to_owned(),
-        Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
-        Value::Array(items) => items.iter().map(flat).collect::<Vec<_>>().join("; "),
-        Value::Object(fields) => {
-            fields.iter().filter_map(|(name, value)| field(name, value)).collect::<Vec<_>>().join(", ")
-        }
-    }
-}
-
-/// `healthy after 238ms` for `healthy_after_ms`; what is a structure itself, or empty, is left to JSON.
-fn field(name: &str, value: &Value) -> Option<String> {
-    if value.is_object() {
-        return None;
-    }
-    if let (Some(what), Some(ms)) = (name.strip_suffix("_ms"), value.as_i64()) {
-        return Some(format!("{} {}", words(what), took(ms)));
-    }
-    let value = flat(value);
-    match name {
-        _ if value.is_empty() => None,
-        "reason" => Some(value),
-        _ => Some(format!("{}: {value}", words(name))),
-    }
 }
 
 #[cfg(test)]
@@ -127,12 +89,5 @@ mod tests {
             .map(|story| page(story, Some("/srv/app/logs/7.log"), Paint::new(false), None, &sample::clock()))
             .collect();
         insta::assert_snapshot!(pages.join("\n────────\n\n"));
-    }
-
-    #[test]
-    fn output_reads_like_words() {
-        let output = serde_json::json!({ "name": "app:1", "reused": true, "suites": [{ "coverage_percent": 81.5 }], "none": null,
-            "instance": { "id": 1 }, "healthy_after_ms": 238 });
-        assert_eq!(flat(&output), "healthy after 238ms, name: app:1, reused: yes, suites: coverage percent: 81.5");
     }
 }
