@@ -7,9 +7,10 @@ use super::{
     style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, words},
 };
 use crate::{
+    config::RuntimeKind,
     control::{EnvironmentStatus, Observer, ServiceStatus},
     model::Status,
-    registry::Registry,
+    registry::{Registry, Release},
 };
 
 pub async fn run(context: &Context, args: &StatusArgs) -> Result<u8> {
@@ -21,9 +22,27 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<u8> {
     all.retain(|status| is_wanted(&status.key, &args.target));
     match args.format.format {
         Format::Json => context.print_json(&all)?,
-        Format::Table => context.print(&page(&all, context.paint, context.width, &context.clock))?,
+        Format::Table => {
+            let mut strays = observer.strays().await?;
+            strays.retain(|release| is_wanted(&release.key, &args.target));
+            let page = page(&all, context.paint, context.width, &context.clock);
+            context.print(&strays.iter().fold(page, |page, release| page + &stray(release)))?;
+        }
     }
     Ok(exit::OK)
+}
+
+/// A release whose environment is configured no more.
+fn stray(release: &Release) -> String {
+    format!("\n{}: not in the configuration any more; {}\n", release.key, stray_fix(release))
+}
+
+pub fn stray_fix(release: &Release) -> String {
+    let name = &release.instance.name;
+    match release.runtime {
+        RuntimeKind::Docker => format!("put it back, or remove what is left of it: `docker rm -f {name}`"),
+        RuntimeKind::Process => format!("put it back, or end the processes of {name}"),
+    }
 }
 
 fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clock) -> String {
@@ -102,8 +121,13 @@ fn now(status: &EnvironmentStatus) -> String {
 /// What needs a sentence: a last deployment that did not go live, a service that is not well.
 fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String> {
     let mut notes = Vec::new();
-    if let Some(detail) = &status.service.detail {
-        notes.push(clip(detail, 160));
+    match (status.service.state.as_str(), &status.service.detail, &status.live) {
+        // The detail is its address, or what the table says already.
+        ("running" | "none", _, _) | (_, None, _) => {}
+        ("missing" | "exited", Some(detail), Some(live)) if status.running.is_none() => {
+            notes.push(format!("{} (`refit rerun {}` brings it back)", clip(detail, 160), live.deployment));
+        }
+        (_, Some(detail), _) => notes.push(clip(detail, 160)),
     }
     if let Some(last) = &status.last
         && matches!(last.status, Status::Failed | Status::RolledBack | Status::Stuck | Status::Cancelled)
