@@ -22,6 +22,9 @@ use crate::{
 /// Between two attempts to reach the remote; doubled each time.
 const RETRY_PAUSE: Duration = Duration::from_millis(500);
 
+/// Beyond the limit that `git` has: for ending it. Its own words say more than those of a stage that took too long.
+const SLACK: Duration = Duration::from_secs(15);
+
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
     pub reference: String,
@@ -83,7 +86,7 @@ async fn fetch(step: &Step, mirror: &Mirror, input: &Input) -> Result<CommitId, 
     let mut attempt = 0;
     loop {
         let job = Job { log: step.job.log.clone(), cancel: step.job.cancel.clone() };
-        let result = within(environment.pull.timeout, "pull", &step.job.cancel, async |cancel| {
+        let result = within(environment.pull.timeout + SLACK, "pull", &step.job.cancel, async |cancel| {
             let job = Job { cancel, ..job };
             if let Some(commit) = wanted
                 && here(mirror, commit).await?
