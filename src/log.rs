@@ -7,9 +7,9 @@
 
 use std::{
     collections::VecDeque,
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -43,10 +43,10 @@ struct Inner {
 }
 
 impl DeploymentLog {
-    /// Opens the file for appending, mode 0600, and makes its directory.
+    /// Opens the file for appending, mode 0600, and makes its directory, which no other user may write to whatever the umask.
     pub fn open(path: &Path, redactor: Redactor) -> io::Result<Self> {
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent)?;
+            DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
         }
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
         Ok(Self::with(Some(file), path.to_owned(), redactor))

@@ -297,6 +297,44 @@ fn init_without_a_dockerfile_or_a_remote() {
     assert!(!bare.path().join(".gitignore").exists(), "no Git, nothing to ignore");
 }
 
+#[test]
+fn init_looks_at_a_repository_elsewhere() {
+    let (dir, work) = repository(&[("Dockerfile", "FROM x\nEXPOSE 9000\n")]);
+    git(&work, &["checkout", "-q", "-b", "trunk"]);
+    git(&work, &["add", "."]);
+    git(&work, &["commit", "-q", "-m", "first"]);
+    let server = dir.path().join("server");
+    fs::create_dir(&server).unwrap();
+    run(&server, &["init", "--repository", "../Guest Book"], 0);
+    let (plan, _) = run(&server, &["check", "--format", "json"], 0);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    let production = &plan["environments"][0];
+    assert_eq!(
+        (&production["app"], &production["branch"], &production["port"]),
+        (&"guest-book".into(), &"trunk".into(), &9000.into())
+    );
+    assert_eq!(fs::read_dir(&server).unwrap().count(), 2, "the configuration and its secret, and nothing of the look");
+
+    let (_, stderr) = run(&server, &["init", "--force", "--repository", "../nowhere"], 69);
+    assert!(stderr.contains("git ls-remote"), "{stderr}");
+    let (_, stderr) = run(&server, &["init", "--force", "--repository", "ext::sh -c touch% owned"], 69);
+    assert!(stderr.contains("address"), "{stderr}");
+    assert!(!server.join("owned").exists());
+}
+
+#[test]
+fn a_damaged_registry_is_found_and_named() {
+    let dir = site();
+    fs::create_dir(dir.path().join(".refit")).unwrap();
+    fs::write(dir.path().join(".refit/refit.db"), "no database, but long enough to be looked at".repeat(100)).unwrap();
+    for args in [&["status"] as &[&str], &["history"], &["deploy"]] {
+        let (_, stderr) = run(dir.path(), args, 69);
+        assert!(stderr.contains("refit.db") && stderr.contains("the file is damaged"), "{args:?}: {stderr}");
+    }
+    let (page, _) = run(dir.path(), &["doctor"], 69);
+    assert!(page.contains("FAIL registry"), "{page}");
+}
+
 /// Clones `origin.git`, commits and pushes; what the pusher sees.
 fn push(dir: &Path) -> String {
     let work = dir.join("work");

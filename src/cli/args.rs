@@ -67,7 +67,9 @@ pub enum Command {
     ///
     /// Looks at the Dockerfile, the compose file and the Git remote, writes a configuration that works, makes a webhook secret, and
     /// says what to paste into GitHub. An existing file is left alone.
-    #[command(after_help = "Example:\n  cd my-app && refit init && refit check")]
+    #[command(
+        after_help = "Example:\n  cd my-app && refit init && refit check\n  mkdir /srv/shop && cd /srv/shop && refit init --repository git@git.example:me/shop.git"
+    )]
     Init(InitArgs),
 
     /// Validate the configuration and show what a push would do
@@ -261,7 +263,10 @@ pub struct DemoAppArgs {
 
 #[derive(Debug, Args)]
 pub struct InitArgs {
-    /// The app's name; by default made from the directory's
+    /// Look at this repository, as `git clone` would be given it, and not at the one in this directory
+    #[arg(long, value_name = "URL")]
+    pub repository: Option<String>,
+    /// The app's name; by default made from the repository's or the directory's
     #[arg(long)]
     pub name: Option<String>,
     /// Replace an existing pipeline.toml

@@ -81,18 +81,14 @@ impl CliError {
 
 impl From<ControlError> for CliError {
     fn from(error: ControlError) -> Self {
-        let hint = match (error.hint(), &error) {
-            (Some(hint), _) => Some(hint.to_owned()),
-            (None, ControlError::Registry(e)) => registry_hint(e),
-            (None, _) => None,
-        };
+        let hint = error.hint().map(str::to_owned);
         Self::Failed { message: error.to_string(), hint, code: error.exit_code() }
     }
 }
 
 impl From<RegistryError> for CliError {
     fn from(error: RegistryError) -> Self {
-        Self::Failed { message: error.to_string(), hint: registry_hint(&error), code: exit::UNAVAILABLE }
+        Self::Failed { message: error.to_string(), hint: Some(error.hint().to_owned()), code: exit::UNAVAILABLE }
     }
 }
 
@@ -106,17 +102,6 @@ impl From<SelectError> for CliError {
     fn from(error: SelectError) -> Self {
         Self::usage(error.to_string(), "--app NAME and --env NAME; `refit check` lists them")
     }
-}
-
-fn registry_hint(error: &RegistryError) -> Option<String> {
-    let hint = match error {
-        RegistryError::Open { .. } => {
-            "run it as the user that the daemon runs as; `refit doctor` checks the state directory"
-        }
-        RegistryError::Migrate { .. } => "the newer refit that wrote it, or move the file away and start afresh",
-        _ => return None,
-    };
-    Some(hint.to_owned())
 }
 
 /// A write to standard output that failed.

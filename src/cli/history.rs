@@ -46,13 +46,18 @@ fn table(views: &[DeploymentView], paint: Paint, width: Option<u16>, clock: &Clo
             cell(Tone::Plain, clock.ago(view.queued_at)),
             cell(Tone::Plain, format!("{}/{}", view.app, view.environment)),
             cell(status_tone(view.status), status),
-            cell(Tone::Plain, view.commit.as_ref().map_or_else(|| clip(&view.reference, 20), |c| c.short().to_owned())),
+            cell(Tone::Plain, view.commit.as_ref().map_or_else(|| clip(origin(view), 20), |c| c.short().to_owned())),
             cell(Tone::Plain, clip(view.subject.as_deref().unwrap_or_default(), SUBJECT_WIDTH)),
             cell(Tone::Plain, by(view)),
             cell(Tone::Plain, view.duration_ms.map(took).unwrap_or_default()),
         ]);
     }
     table_text(&table)
+}
+
+/// What stands for a commit that is not known: the branch.
+fn origin(view: &DeploymentView) -> &str {
+    view.reference.strip_prefix("refs/heads/").unwrap_or(&view.reference)
 }
 
 fn by(view: &DeploymentView) -> String {

@@ -33,6 +33,7 @@ mod hook;
 mod init;
 mod logging;
 mod logs;
+mod outputs;
 mod progress;
 mod report;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{
     args::{ReportArgs, ReportFormat},
     context::{Context, find_deployment, log_file, open_registry},
     error::{CliError, Result, exit},
-    show::detail,
+    outputs,
     story::Story,
     style::{Clock, took, words},
 };
@@ -132,8 +132,10 @@ fn stage_line(stage: &StageView) -> (String, String) {
     // An undone stage shows the time of what was undone.
     let how = if stage.status == StageStatus::Undone { " after" } else { " in" };
     let took = stage.duration_ms.map(|ms| format!("{how} {}", took(ms))).unwrap_or_default();
-    let detail =
-        Some(detail(stage)).filter(|text| !text.is_empty()).map(|text| format!(": {text}")).unwrap_or_default();
+    let detail = Some(outputs::sentence(stage))
+        .filter(|text| !text.is_empty())
+        .map(|text| format!(": {text}"))
+        .unwrap_or_default();
     (stage.name.to_string(), format!("{}{took}{detail}", words(stage.status.as_str())))
 }
 

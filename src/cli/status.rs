@@ -4,13 +4,13 @@ use super::{
     args::{Format, StatusArgs},
     context::{Context, check_target, is_wanted},
     error::{Result, exit},
-    show::short_artefact,
     style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, words},
 };
 use crate::{
+    config::RuntimeKind,
     control::{EnvironmentStatus, Observer, ServiceStatus},
     model::Status,
-    registry::Registry,
+    registry::{Registry, Release},
 };
 
 pub async fn run(context: &Context, args: &StatusArgs) -> Result<u8> {
@@ -22,9 +22,27 @@ pub async fn run(context: &Context, args: &StatusArgs) -> Result<u8> {
     all.retain(|status| is_wanted(&status.key, &args.target));
     match args.format.format {
         Format::Json => context.print_json(&all)?,
-        Format::Table => context.print(&page(&all, context.paint, context.width, &context.clock))?,
+        Format::Table => {
+            let mut strays = observer.strays().await?;
+            strays.retain(|release| is_wanted(&release.key, &args.target));
+            let page = page(&all, context.paint, context.width, &context.clock);
+            context.print(&strays.iter().fold(page, |page, release| page + &stray(release)))?;
+        }
     }
     Ok(exit::OK)
+}
+
+/// A release whose environment is configured no more.
+fn stray(release: &Release) -> String {
+    format!("\n{}: not in the configuration any more; {}\n", release.key, stray_fix(release))
+}
+
+pub fn stray_fix(release: &Release) -> String {
+    let name = &release.instance.name;
+    match release.runtime {
+        RuntimeKind::Docker => format!("put it back, or remove what is left of it: `docker rm -f {name}`"),
+        RuntimeKind::Process => format!("put it back, or end the processes of {name}"),
+    }
 }
 
 fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clock) -> String {
@@ -36,10 +54,7 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
             cell(Tone::Plain, status.key.to_string()),
             cell(
                 Tone::Plain,
-                live.map_or_else(
-                    || "-".to_owned(),
-                    |live| format!("{} ({})", short_artefact(&live.version), live.deployment),
-                ),
+                live.map_or_else(|| "-".to_owned(), |live| format!("{} ({})", version(&live.version), live.deployment)),
             ),
             cell(Tone::Plain, live.and_then(|live| live.subject.as_deref()).map(|s| clip(s, 36)).unwrap_or_default()),
             cell(Tone::Plain, live.map(|live| clock.ago(live.deployed_at)).unwrap_or_default()),
@@ -55,6 +70,11 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
         }
     }
     out
+}
+
+/// A release directory by its own name; images have a short one.
+fn version(name: &str) -> &str {
+    if name.starts_with('/') { name.rsplit('/').next().unwrap_or(name) } else { name }
 }
 
 fn service(service: &ServiceStatus) -> (Tone, String) {
@@ -101,9 +121,13 @@ fn now(status: &EnvironmentStatus) -> String {
 /// What needs a sentence: a last deployment that did not go live, a service that is not well.
 fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String> {
     let mut notes = Vec::new();
-    // Where a healthy service can be reached is no news.
-    if let Some(detail) = status.service.detail.as_ref().filter(|_| status.service.state != "running") {
-        notes.push(clip(detail, 160));
+    match (status.service.state.as_str(), &status.service.detail, &status.live) {
+        // The detail is its address, or what the table says already.
+        ("running" | "none", _, _) | (_, None, _) => {}
+        ("missing" | "exited", Some(detail), Some(live)) if status.running.is_none() => {
+            notes.push(format!("{} (`refit rerun {}` brings it back)", clip(detail, 160), live.deployment));
+        }
+        (_, Some(detail), _) => notes.push(clip(detail, 160)),
     }
     if let Some(last) = &status.last
         && matches!(last.status, Status::Failed | Status::RolledBack | Status::Stuck | Status::Cancelled)

@@ -40,7 +40,11 @@ impl Story {
     pub async fn load(registry: &Registry, deployment: DeploymentView) -> Result<Self> {
         let key = EnvironmentKey { app: deployment.app.clone(), environment: deployment.environment.clone() };
         let live = registry.live(&key).await?.map(Live::from);
-        let tail = outcome::failure_tail(&registry.events(deployment.id, 0).await?).to_vec();
+        let mut tail = outcome::failure_tail(&registry.events(deployment.id, 0).await?);
+        // An error of several lines quotes the output that matters already.
+        if deployment.error.as_deref().is_some_and(|error| error.lines().nth(1).is_some()) {
+            tail.clear();
+        }
         Ok(Self { deployment, live, tail })
     }
 
@@ -119,7 +123,9 @@ impl Story {
                     "see what the migration did to the database, then fix it and push again".to_owned()
                 }
                 Some(Stage::Start) => {
-                    "find out why it does not become healthy (its last lines are in the log), and push again".to_owned()
+                    format!(
+                        "mend the cause (the app's last lines are in the log), and push again; or {again}, if it was this machine"
+                    )
                 }
                 Some(Stage::Smoke) => {
                     "compare what the check expects with what the app answers, and push again".to_owned()

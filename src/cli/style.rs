@@ -132,6 +132,11 @@ pub fn words(name: &str) -> String {
     name.replace('_', " ")
 }
 
+/// `1 part`, `3 parts`.
+pub fn plural(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
 /// Text from outside on one line, harmless to a terminal, at most `width` characters.
 pub fn clip(text: &str, width: usize) -> String {
     let text = printable(text.lines().next().unwrap_or_default());

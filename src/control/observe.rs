@@ -70,6 +70,23 @@ impl Observer {
         try_join_all(self.environments().map(|environment| self.environment(environment))).await
     }
 
+    /// Releases that are still there though the configuration has no such environment any more: it was removed or renamed while live.
+    pub async fn strays(&self) -> Result<Vec<Release>> {
+        let Some(registry) = &self.registry else { return Ok(Vec::new()) };
+        let mut strays = Vec::new();
+        for release in registry.all_live().await? {
+            if self.environments().any(|environment| environment.key == release.key) {
+                continue;
+            }
+            let state = self.runtimes.of(release.runtime).inspect(&release.instance);
+            // What cannot be asked now may be there.
+            if !matches!(tokio::time::timeout(PATIENCE, state).await, Ok(Ok(InstanceState::Missing))) {
+                strays.push(release);
+            }
+        }
+        Ok(strays)
+    }
+
     fn environments(&self) -> impl Iterator<Item = &Arc<Environment>> {
         self.config.apps.iter().flat_map(|app| &app.environments)
     }
@@ -130,7 +147,9 @@ impl Observer {
         let Some(release) = live else { return plain("none", Some("nothing was deployed yet".to_owned()), 0) };
         let runtime = self.runtimes.of(release.runtime);
         let state = tokio::time::timeout(PATIENCE, runtime.inspect(&release.instance)).await;
-        let state = state.unwrap_or_else(|_| Err(RuntimeError::failed("asking the runtime", "it does not answer")));
+        let state = state.unwrap_or_else(|_| {
+            Err(RuntimeError::failed("asking for its state", format!("{} does not answer", release.runtime.as_str())))
+        });
         match state {
             Ok(InstanceState::Running { address, restarts, .. }) => {
                 plain("running", address.map(|a| a.to_string()), restarts)

@@ -151,6 +151,20 @@ impl Mirror {
         Ok(tips)
     }
 
+    /// The remote's own branch (its `HEAD`), without fetching; `None` for an empty repository and for remotes that do not say.
+    pub async fn default_branch(&self, limit: Duration) -> Result<Option<Branch>, GitError> {
+        let cancel = CancellationToken::new();
+        let task = Task::begin(self, "ask the remote for its branch".to_owned(), limit, &cancel, None)?;
+        let program = command::git(None).args(["ls-remote", "--symref", "--"]).arg(&self.remote).arg("HEAD");
+        let done = task.run(&program).await?;
+        if !done.success() {
+            return Err(task.refused(judge(&done.stderr, &self.dir, &self.remote)));
+        }
+        let answer = String::from_utf8_lossy(&done.stdout);
+        let named = answer.lines().find_map(|line| line.strip_prefix("ref: ")?.strip_suffix("\tHEAD"));
+        Ok(named.and_then(Branch::of_reference).and_then(Result::ok))
+    }
+
     /// Has the next fetch make the mirror anew. For readers that find it broken.
     pub(super) fn mark_damaged(&self) {
         // If even this fails, the damage will be found again.

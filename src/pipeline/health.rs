@@ -88,9 +88,9 @@ async fn alive(runtime: &dyn Runtime, instance: &Instance) -> Result<(Option<Soc
     let name = &instance.name;
     let why = match runtime.inspect(instance).await? {
         InstanceState::Running { address, restarts: 0, health } => return Ok((address, health)),
-        InstanceState::Running { restarts, .. } => format!("{name} ended and was restarted {restarts} times"),
+        InstanceState::Running { restarts, .. } => format!("{name} ended and was restarted ({})", times(restarts)),
         InstanceState::Restarting { restarts, code } => {
-            format!("{name} exited with code {code} and is in a restart loop ({restarts} restarts)")
+            format!("{name} exited with code {code} and is in a restart loop ({})", times(restarts))
         }
         InstanceState::Exited { out_of_memory: true, .. } => {
             format!("{name} was killed for using too much memory: raise `start.memory` or mend the app")
@@ -100,6 +100,10 @@ async fn alive(runtime: &dyn Runtime, instance: &Instance) -> Result<(Option<Soc
         InstanceState::Missing => format!("{name} is gone"),
     };
     Err(StageFailure::failed(why))
+}
+
+fn times(restarts: u64) -> String {
+    if restarts == 1 { "1 restart".to_owned() } else { format!("{restarts} restarts") }
 }
 
 async fn probe(

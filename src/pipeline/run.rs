@@ -225,7 +225,10 @@ impl Runner {
         let Ended { stage, result, tail } = ended;
         // A log that could not be written means a full or broken disk: better to stop while stopping is cheap.
         let result = match (result, self.log.failure()) {
-            (Ok(_), Some(why)) => Err(StageFailure::failed(format!("{why}: free some space and run it again"))),
+            (Ok(_), Some(why)) => Err(StageFailure {
+                kind: FailureKind::Unavailable,
+                message: format!("{why}: free some space and run it again"),
+            }),
             (result, _) => result,
         };
         match result {

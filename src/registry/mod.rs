@@ -55,6 +55,23 @@ pub enum RegistryError {
 impl RegistryError {
     /// The next step for a person.
     pub fn hint(&self) -> &'static str {
+        let source = match self {
+            Self::Open { source, .. } | Self::Query { source, .. } => Some(source),
+            Self::Migrate { source: sqlx::migrate::MigrateError::Execute(source), .. } => Some(source),
+            _ => None,
+        };
+        match source.and_then(sqlite_code) {
+            Some(CORRUPT | NOT_A_DATABASE) => {
+                "the file is damaged: stop the daemon and put a copy of it back, or see what `sqlite3 FILE .recover` saves, or move it away \
+                 with its -wal and -shm: the history is lost then, and what runs goes on (docs/recovery.md)"
+            }
+            Some(FULL) => "free some space on the disk of the state directory (`df`)",
+            Some(READ_ONLY | CANNOT_OPEN) => "run it as the user that owns the state directory, the daemon's",
+            _ => self.usual_hint(),
+        }
+    }
+
+    fn usual_hint(&self) -> &'static str {
         match self {
             Self::Open { .. } => "check who owns the state directory, its modes, and the free space of its disk",
             Self::Migrate { .. } => {
@@ -66,6 +83,19 @@ impl RegistryError {
             Self::Illegal(_) => "this is a fault of refit: report it with the deployment's `refit report`",
         }
     }
+}
+
+// SQLite's primary result codes (sqlite.org/rescode.html).
+const READ_ONLY: i32 = 8;
+const CORRUPT: i32 = 11;
+const FULL: i32 = 13;
+const CANNOT_OPEN: i32 = 14;
+const NOT_A_DATABASE: i32 = 26;
+
+/// The primary result code: the low byte of an extended one.
+fn sqlite_code(error: &sqlx::Error) -> Option<i32> {
+    let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
+    Some(code & 0xff)
 }
 
 pub type Result<T> = std::result::Result<T, RegistryError>;

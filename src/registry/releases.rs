@@ -39,6 +39,17 @@ impl Registry {
         row.as_ref().map(release_of).transpose()
     }
 
+    /// What is live in every environment that ever had something live, configured or not.
+    pub async fn all_live(&self) -> Result<Vec<Release>> {
+        let rows = sqlx::query(
+            "SELECT r.* FROM live AS l JOIN releases AS r ON r.deployment = l.deployment ORDER BY l.app, l.environment",
+        )
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read what is live"))?;
+        rows.iter().map(release_of).collect()
+    }
+
     /// Releases whose instance and artefact are still kept, the newest first, the live one among them.
     pub async fn kept_releases(&self, key: &EnvironmentKey) -> Result<Vec<Release>> {
         let rows = sqlx::query(

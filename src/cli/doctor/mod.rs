@@ -9,9 +9,14 @@ use super::{
     args::{Format, FormatArgs},
     context::Context,
     error::{CliError, Result, exit},
+    status::stray_fix,
     style::{Paint, Tone},
 };
-use crate::config::{Config, MissingSecrets};
+use crate::{
+    config::{Config, MissingSecrets},
+    control::{ControlError, Observer, Options},
+    registry::{Registry, Release},
+};
 
 mod engine;
 mod host;
@@ -60,6 +65,7 @@ pub async fn run(context: &Context, args: &FormatArgs) -> Result<u8> {
             Box::pin(engine::check(&config, options.docker_host.as_deref()))
         );
         findings.extend(host.into_iter().chain(engine));
+        findings.extend(store(config, &options).await);
     } else {
         findings.push(host::git_program().await);
     }
@@ -69,6 +75,30 @@ pub async fn run(context: &Context, args: &FormatArgs) -> Result<u8> {
     }
     let failed = findings.iter().any(|f| f.status == Mark::Fail);
     Ok(if failed { exit::UNAVAILABLE } else { exit::OK })
+}
+
+/// The store, where there is one, and what it knows of that the configuration does not.
+async fn store(config: std::sync::Arc<Config>, options: &Options) -> Vec<Finding> {
+    let path = config.server.registry();
+    let check = "registry";
+    let strays = async {
+        let Some(registry) = Registry::open_existing(&path).await? else { return Ok(None) };
+        registry.ping().await?;
+        Observer::new(config, Some(registry), options)?.strays().await.map(Some)
+    };
+    match strays.await {
+        Ok(None) => Vec::new(),
+        Ok(Some(strays)) => {
+            let left = |release: &Release| {
+                let detail = "is live, and not in the configuration any more";
+                Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))
+            };
+            std::iter::once(Finding::ok(check, path.display().to_string())).chain(strays.iter().map(left)).collect()
+        }
+        Err(ControlError::Registry(error)) => vec![Finding::fail(check, error.to_string(), error.hint())],
+        // Docker's address, which has a finding of its own.
+        Err(_) => Vec::new(),
+    }
 }
 
 /// The configuration, as far as it can be read; what is wrong with it becomes findings.

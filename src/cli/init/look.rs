@@ -7,8 +7,15 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     cli::error::{CliError, Result},
     exec::Program,
+    git::{GitError, Mirror},
+    log::DeploymentLog,
     model::{Branch, Name},
+    redact::Redactor,
+    runtime::Job,
 };
+
+/// For a repository that is only looked at.
+const FETCH: Duration = Duration::from_secs(120);
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,31 +54,73 @@ pub struct Service {
     pub database: Option<String>,
 }
 
+/// What the repository in `dir` says.
 pub async fn at(dir: &Path, name: Option<&str>) -> Result<Found> {
-    let name = match name {
-        Some(name) => {
-            name.parse::<Name>().map_err(|e| CliError::usage(e.to_string(), "--name with another name"))?.to_string()
-        }
-        None => name_from(&dir.file_name().unwrap_or_default().to_string_lossy()),
-    };
-    let in_git = git(dir, &["rev-parse", "--is-inside-work-tree"]).await.is_some_and(|yes| yes == "true");
+    let in_git = in_git(dir).await;
     let remote = git(dir, &["config", "--get", "remote.origin.url"]).await.filter(|url| !url.is_empty());
     let repository = remote.as_deref().map_or_else(|| dir.display().to_string(), without_password);
+    let name = checked_name(name, &dir.file_name().unwrap_or_default().to_string_lossy())?;
+    Ok(Found { name, in_git, branch: branch(dir).await, ..found(dir, repository) })
+}
+
+/// What the repository at `address` says; it is fetched to `scratch`, which is the caller's to remove. `dir` is where the configuration
+/// will be.
+pub async fn remote(address: &str, dir: &Path, scratch: &Path, name: Option<&str>) -> Result<Found> {
+    let repository = if is_remote(address) || address.contains("://") {
+        without_password(address)
+    } else {
+        let path = dir.join(address);
+        path.canonicalize().unwrap_or(path).display().to_string()
+    };
+    let last = repository.trim_end_matches('/').rsplit(['/', ':']).next().unwrap_or_default();
+    let name = checked_name(name, last)?;
+    let unusable = |error: GitError| {
+        CliError::unavailable(error.to_string(), format!("see that `git ls-remote {repository}` works as this user"))
+    };
+    let mirror = Mirror::new(scratch.join("mirror"), &repository);
+    let branch = mirror.default_branch(FETCH).await.map_err(unusable)?;
+    let job =
+        Job { log: DeploymentLog::discard(Redactor::default()).section("init"), cancel: CancellationToken::new() };
+    let tree = scratch.join("tree");
+    if let Some(branch) = &branch
+        && let Some(tip) = mirror.fetch_branch(branch, FETCH, &job).await.map_err(unusable)?
+    {
+        mirror.export(&tip, &tree).map_err(unusable)?;
+    }
+    let branch = branch.map_or_else(|| "main".to_owned(), String::from);
+    Ok(Found { name, in_git: in_git(dir).await, branch, ..found(&tree, repository) })
+}
+
+async fn in_git(dir: &Path) -> bool {
+    git(dir, &["rev-parse", "--is-inside-work-tree"]).await.is_some_and(|yes| yes == "true")
+}
+
+/// The name that was asked for, or one made from `other`.
+fn checked_name(name: Option<&str>, other: &str) -> Result<String> {
+    match name {
+        Some(name) => match name.parse::<Name>() {
+            Ok(name) => Ok(name.to_string()),
+            Err(error) => Err(CliError::usage(error.to_string(), "--name with another name")),
+        },
+        None => Ok(name_from(other)),
+    }
+}
+
+/// What the files in `dir` say.
+fn found(dir: &Path, repository: String) -> Found {
     let dockerfile = fs::read_to_string(dir.join("Dockerfile")).ok().map(|text| dockerfile(&text));
     let (build, command) = if dockerfile.is_some() { (None, None) } else { native(dir) };
     let compose = ["compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml"];
     let services = compose.iter().find_map(|file| fs::read_to_string(dir.join(file)).ok());
-    Ok(Found {
-        name,
-        in_git,
+    Found {
         local_repository: !is_remote(&repository),
         repository,
-        branch: branch(dir).await,
         dockerfile,
         build,
         command,
         services: services.map(|text| databases(&text)).unwrap_or_default(),
-    })
+        ..Found::default()
+    }
 }
 
 /// The remote's default branch, else the current one, else `main`.

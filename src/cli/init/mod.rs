@@ -1,4 +1,4 @@
-//! `refit init`: looks at the repository in the current directory and writes a configuration that works.
+//! `refit init`: looks at a repository, the one in the current directory or the one that was named, and writes a configuration that works.
 //!
 //! `look` finds out (Dockerfile, compose file, Git); `write` turns the findings into text; this file touches the disk. What is written
 //! is loaded back before it counts, so that `refit check` cannot disagree.
@@ -36,13 +36,25 @@ pub async fn run(context: &Context, args: &InitArgs) -> Result<u8> {
             "`refit check` to see what it does, or --force to replace it",
         ));
     }
-    let found = look::at(&dir, args.name.as_deref()).await?;
+    let found = match &args.repository {
+        None => look::at(&dir, args.name.as_deref()).await?,
+        Some(address) => look_at_remote(address, &dir, args.name.as_deref()).await?,
+    };
     let text = write::configuration(&found);
     let made_secret = make_secret(&dir.join(SECRET_FILE))?;
     save(&file, &text)?;
     let ignored = if found.in_git { ignore(&dir)? } else { Vec::new() };
     context.print(&write::next_steps(&found, &written(&dir, made_secret, &ignored)))?;
     Ok(exit::OK)
+}
+
+async fn look_at_remote(address: &str, dir: &Path, name: Option<&str>) -> Result<look::Found> {
+    let scratch = dir.join(format!(".refit-init-{}", std::process::id()));
+    files::make_private_dir(&scratch).map_err(|e| CliError::io(format!("making {}", scratch.display()), e))?;
+    let found = look::remote(address, dir, &scratch, name).await;
+    // What is left of it would be found by its name; the look is what matters.
+    let _ = fs::remove_dir_all(&scratch);
+    found
 }
 
 /// Writes the file and proves that it is valid; a file that is not is a bug here, and is taken away again.

@@ -58,8 +58,9 @@ impl From<RuntimeError> for StageFailure {
             _ => FailureKind::Failed,
         };
         let message = match error.hint() {
-            Some(hint) => format!("{error}: {hint}"),
-            None => error.to_string(),
+            // What to do about a runtime that is away is said with the deployment's end.
+            Some(hint) if kind != FailureKind::Unavailable => format!("{error}: {hint}"),
+            _ => error.to_string(),
         };
         Self { kind, message }
     }

@@ -88,7 +88,8 @@ async fn still_running(step: &Step, instance: &Instance) -> Result<(), StageFail
     let runtime = step.world.runtime(&step.environment);
     let gone = match runtime.inspect(instance).await? {
         InstanceState::Running { restarts: 0, .. } => return Ok(()),
-        InstanceState::Running { restarts, .. } => format!("was restarted {restarts} times"),
+        InstanceState::Running { restarts: 1, .. } => "ended and was restarted once".to_owned(),
+        InstanceState::Running { restarts, .. } => format!("ended and was restarted {restarts} times"),
         InstanceState::Restarting { code, .. } => format!("exited with code {code} and is being restarted"),
         InstanceState::Exited { out_of_memory: true, .. } => "was killed for using too much memory".to_owned(),
         InstanceState::Exited { code, .. } => format!("exited with code {code}"),

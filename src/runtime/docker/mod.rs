@@ -33,7 +33,7 @@ use self::{
 };
 use super::{
     Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, OneOff, OneOffResult, Result,
-    Runtime, RuntimeInfo,
+    Runtime, RuntimeError, RuntimeInfo,
 };
 use crate::{
     config::Environment,
@@ -78,7 +78,11 @@ impl Engine {
     pub fn connect(host: Option<&str>) -> Result<Self> {
         let address = match host.map(|host| host.split_once("://").unwrap_or(("unix", host))) {
             None => Address::Unix(DEFAULT_SOCKET.into()),
-            Some(("unix", path)) => Address::Unix(path.into()),
+            Some(("unix", path)) if path.starts_with('/') => Address::Unix(path.into()),
+            Some(("unix", other)) => {
+                let why = format!("DOCKER_HOST is `{other}`, which is no address; use unix:///path or tcp://host:port");
+                return Err(unavailable(why));
+            }
             Some(("tcp" | "http", host)) => Address::Tcp(host.trim_end_matches('/').to_owned()),
             Some((scheme, _)) => {
                 let why = format!("DOCKER_HOST with `{scheme}://` is not supported; use unix:// or tcp://");
@@ -86,6 +90,16 @@ impl Engine {
             }
         };
         Ok(Self { docker: client(&address, &CancellationToken::new())?, address })
+    }
+
+    /// Says where Docker was looked for, if that is not where it usually is.
+    fn placed(&self, error: RuntimeError) -> RuntimeError {
+        match error {
+            RuntimeError::Unavailable { what, why } if self.address != Address::Unix(DEFAULT_SOCKET.into()) => {
+                RuntimeError::Unavailable { what: format!("{what} at {} (DOCKER_HOST)", self.address), why }
+            }
+            error => error,
+        }
     }
 
     /// A client whose connections break when `scope` is cancelled.
@@ -117,8 +131,9 @@ impl Runtime for DockerRuntime {
     async fn check(&self) -> Result<RuntimeInfo> {
         let asked = async { tokio::try_join!(self.docker.version(), self.docker.clone().negotiate_version()) };
         let late = |_| unavailable(format!("it did not answer within {} s", CHECK_LIMIT.as_secs()));
-        let answer = tokio::time::timeout(CHECK_LIMIT, asked).await.map_err(late)?;
-        let (version, _) = answer.map_err(|e| failure("ask Docker for its version", e))?;
+        let answer = tokio::time::timeout(CHECK_LIMIT, asked).await.map_err(late);
+        let answer = answer.and_then(|a| a.map_err(|e| failure("ask Docker for its version", e)));
+        let (version, _) = answer.map_err(|e| self.engine.placed(e))?;
         let text = Option::unwrap_or_default;
         Ok(RuntimeInfo {
             kind: "docker".to_owned(),
@@ -156,7 +171,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn start(&self, instance: &Instance) -> Result<()> {
-        let started = answer(self.docker.start_container(&instance.id, None)).await;
+        let started = answer(self.docker.start_container(&instance.name, None)).await;
         started.map_err(|e| failure(format!("start container {}", instance.name), e))
     }
 
@@ -177,7 +192,7 @@ impl Runtime for DockerRuntime {
     }
 
     async fn remove(&self, instance: &Instance) -> Result<()> {
-        instances::remove(&self.docker, &instance.id).await
+        instances::remove(&self.docker, &instance.name).await
     }
 
     async fn remove_artefact(&self, id: &str) -> Result<u64> {

@@ -122,7 +122,11 @@ impl Progress {
             let hint = "pull it by hand to see why, or correct the Dockerfile's FROM";
             return format!("the base image `{base}` is not on this host and cannot be pulled ({why}); {hint}");
         }
-        let mut text = if step.name.is_empty() { why.to_owned() } else { format!("step `{}`: {why}", step.name) };
+        let mut text = match exit_code(why) {
+            _ if step.name.is_empty() => why.to_owned(),
+            Some(code) => format!("step `{}` ended with exit code {code}", step.name),
+            None => format!("step `{}`: {why}", step.name),
+        };
         let output: Vec<&str> = step.output.iter().collect();
         if !output.is_empty() {
             text.push_str("; the last lines of its output:");
@@ -151,6 +155,15 @@ fn classic_line(step: &mut Step, trail: &Trail, line: &str, log: &StageLog) {
     } else {
         step.line(line, log);
     }
+}
+
+/// The code in the engine's words for a command that failed, which repeat the whole command.
+fn exit_code(why: &str) -> Option<i64> {
+    // Classic: `The command '…' returned a non-zero code: 1`. BuildKit: `process "…" did not complete successfully: exit code: 1`.
+    let (_, code) = ["' returned a non-zero code: ", "\" did not complete successfully: exit code: "]
+        .iter()
+        .find_map(|words| why.trim().rsplit_once(words))?;
+    code.parse().ok()
 }
 
 /// What a step that could not get its base image was after.

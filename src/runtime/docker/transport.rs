@@ -7,6 +7,7 @@
 //! belongs to a [`CancellationToken`], and a build's connections end with the build.
 
 use std::{
+    fmt,
     future::Future,
     io,
     path::PathBuf,
@@ -34,6 +35,15 @@ pub(super) enum Address {
     Unix(PathBuf),
     /// `host:port`.
     Tcp(String),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix://{}", path.display()),
+            Self::Tcp(host) => write!(f, "tcp://{host}"),
+        }
+    }
 }
 
 /// A client of the engine at `address`, whose connections break when `scope` is cancelled. `head_limit_s` bounds the time to an
