@@ -313,7 +313,11 @@ async fn an_engine_says_what_it_is_and_one_that_is_away_how_to_get_it_back() {
     let away = DockerRuntime::new(Engine::connect(Some(&host)).expect("connecting does not need the engine"));
     let error = away.check().await.expect_err("away");
     assert!(matches!(error, RuntimeError::Unavailable { .. }), "{error:?}");
-    assert!(error.to_string().contains("Docker cannot be reached: it is not running; start it with"), "{error}");
+    let told = error.to_string();
+    assert!(
+        told.contains(&host) && told.contains("(DOCKER_HOST) cannot be reached: it is not running; start it with"),
+        "{told}"
+    );
 
     // Something listens and never answers: no hang.
     let _listener = std::os::unix::net::UnixListener::bind(&socket).expect("bind");
