@@ -12,6 +12,7 @@ pub mod config;
 pub mod control;
 pub mod data;
 pub mod exec;
+pub mod fault;
 pub mod files;
 pub mod git;
 pub mod log;

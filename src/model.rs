@@ -246,10 +246,12 @@ text_enum! {
 }
 
 text_enum! {
-    /// Where a deployment is. All but `queued` and `running` are end states.
+    /// Where a deployment is. All but `queued`, `running` and `awaiting_approval` are end states.
     Status {
         Queued = "queued",
         Running = "running",
+        /// Everything before migrate is done, and a person has to say yes.
+        AwaitingApproval = "awaiting_approval",
         /// The new version is live and healthy.
         Succeeded = "succeeded",
         /// Ended before anything changed for users.
@@ -268,7 +270,7 @@ text_enum! {
 
 impl Status {
     pub fn is_end(self) -> bool {
-        !matches!(self, Status::Queued | Status::Running)
+        !matches!(self, Status::Queued | Status::Running | Status::AwaitingApproval)
     }
 }
 
@@ -299,6 +301,22 @@ text_enum! {
         Reconcile = "reconcile",
         Telegram = "telegram",
         Api = "api",
+        /// `refit rollback`: the deployment brings a release back.
+        Rollback = "rollback",
+    }
+}
+
+text_enum! {
+    /// Why a release came back.
+    RollbackKind {
+        /// To the release before the live one.
+        Previous = "previous",
+        /// To one that was named.
+        Specific = "specific",
+        /// By Refit itself, because a deployment failed.
+        Automatic = "automatic",
+        /// Forward again, to what was live before the last rollback.
+        Undo = "undo",
     }
 }
 
@@ -306,7 +324,7 @@ impl TriggerKind {
     /// Whether a person asked for exactly this deployment, so that the rules for pushes (already deployed, older than
     /// live, paths, `[skip ci]`) do not apply.
     pub fn is_explicit(self) -> bool {
-        matches!(self, Self::Cli | Self::Rerun | Self::Telegram | Self::Api)
+        matches!(self, Self::Cli | Self::Rerun | Self::Telegram | Self::Api | Self::Rollback)
     }
 }
 
@@ -372,6 +390,9 @@ pub struct DeploymentView {
     pub log: Option<String>,
     /// What was undone, and what could not be, in the order it happened.
     pub undone: Vec<String>,
+    /// Bytes that retention gave back at its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub freed: Option<u64>,
 }
 
 #[cfg(test)]

@@ -27,7 +27,9 @@ use tokio_util::{
 
 pub use crate::server::wire::{PushOutcome, PushRequest};
 use crate::{
-    control::{ControlError, DeployRequest, RerunRequest, Result, Update},
+    control::{
+        ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Result, RollbackRequest, Update,
+    },
     model::DeploymentId,
     server::{
         socket::Address,
@@ -60,6 +62,18 @@ impl Daemon {
 
     pub async fn rerun(&self, request: &RerunRequest) -> Result<DeploymentId> {
         self.post::<_, Asked>("/v1/rerun", request).await.map(|asked| asked.id)
+    }
+
+    pub async fn rollback(&self, request: &RollbackRequest) -> Result<DeploymentId> {
+        self.post::<_, Asked>("/v1/rollback", request).await.map(|asked| asked.id)
+    }
+
+    pub async fn decide(&self, id: DeploymentId, request: &ApprovalRequest) -> Result<()> {
+        self.post::<_, serde_json::Value>(&format!("/v1/deployments/{id}/approval"), request).await.map(drop)
+    }
+
+    pub async fn resolve(&self, id: DeploymentId, request: &ResolveRequest) -> Result<()> {
+        self.post::<_, serde_json::Value>(&format!("/v1/deployments/{id}/resolve"), request).await.map(drop)
     }
 
     pub async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()> {

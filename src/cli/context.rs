@@ -17,6 +17,7 @@ use super::{
 use crate::{
     config::{self, Config, LoadOptions, MissingSecrets},
     control::Options,
+    fault::Faults,
     model::{DeploymentId, DeploymentView, EnvironmentKey},
     registry::{Filter, Registry},
 };
@@ -84,7 +85,8 @@ impl Context {
 
     pub fn options(&self) -> Result<Options> {
         let program = env::current_exe().map_err(|e| CliError::io("finding refit's own program file", e))?;
-        Ok(Options { docker_host: env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty()), program })
+        let docker_host = env::var("DOCKER_HOST").ok().filter(|host| !host.is_empty());
+        Ok(Options { docker_host, program, faults: faults()? })
     }
 
     /// Writes to standard output.
@@ -166,6 +168,16 @@ pub fn current_dir() -> Result<PathBuf> {
 /// Who gives the command, for the record.
 pub fn user() -> Option<String> {
     ["SUDO_USER", "LOGNAME", "USER"].iter().find_map(|name| env::var(name).ok()).filter(|user| !user.is_empty())
+}
+
+/// `REFIT_FAULT`, for the tests: a release build has no such door.
+fn faults() -> Result<Faults> {
+    match env::var("REFIT_FAULT") {
+        Ok(order) if cfg!(debug_assertions) => {
+            Faults::parse(&order).map_err(|why| CliError::usage(format!("REFIT_FAULT: {why}"), "see src/fault.rs"))
+        }
+        _ => Ok(Faults::default()),
+    }
 }
 
 /// The home directory, where one is set.

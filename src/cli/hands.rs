@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::{Config, MissingSecrets},
-    control::{Control, ControlError, DeployRequest, RerunRequest, Update},
+    control::{Control, ControlError, DeployRequest, RerunRequest, RollbackRequest, Update},
     model::DeploymentId,
     notify,
 };
@@ -91,6 +91,13 @@ impl Hands {
         Ok(match self {
             Self::Daemon(daemon) => daemon.rerun(&request).await?,
             Self::Here(control) => control.rerun(request).await?,
+        })
+    }
+
+    pub async fn rollback(&self, request: RollbackRequest) -> Result<DeploymentId> {
+        Ok(match self {
+            Self::Daemon(daemon) => daemon.rollback(&request).await?,
+            Self::Here(control) => control.rollback(request).await?,
         })
     }
 

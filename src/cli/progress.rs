@@ -37,10 +37,10 @@ impl Narrator {
         let at = recorded.at;
         let says = |stage, tone, text| Some(Line::Says { stage, tone, text });
         match &recorded.event {
-            Event::Begun { previous: Some(previous) } => {
+            Event::Begun { previous: Some(previous), .. } => {
                 says(None, Tone::Plain, format!("begins; deployment {previous} is live"))
             }
-            Event::Begun { previous: None } => says(None, Tone::Plain, "begins; nothing is live yet".to_owned()),
+            Event::Begun { previous: None, .. } => says(None, Tone::Plain, "begins; nothing is live yet".to_owned()),
             Event::StepStarted { stage, .. } => {
                 self.began.insert(*stage, at);
                 Some(Line::Begins { stage: *stage, undo: false })
@@ -67,6 +67,22 @@ impl Narrator {
                 };
                 let error = clip(error, ERROR_WIDTH);
                 says(Some(*stage), Tone::Bad, format!("{stage}: {how} after {}: {error}", self.took(*stage, at)))
+            }
+            Event::ApprovalRequested { expires_at } => {
+                let until = expires_at.strftime("%Y-%m-%d %H:%M UTC");
+                says(
+                    None,
+                    Tone::Warn,
+                    format!("waits for approval until {until}: `refit approve ID` or `refit reject ID`"),
+                )
+            }
+            Event::Approved { by } => says(None, Tone::Good, format!("approved by {}", clip(by, 40))),
+            Event::ApprovalRefused { expired: true, .. } => {
+                says(None, Tone::Bad, "nobody approved it in time".to_owned())
+            }
+            Event::ApprovalRefused { by, reason, .. } => {
+                let why = reason.as_deref().map(|r| format!(": {}", clip(r, ERROR_WIDTH))).unwrap_or_default();
+                says(None, Tone::Bad, format!("rejected by {}{why}", clip(by, 40)))
             }
             Event::CancelRequested { by } => says(None, Tone::Warn, format!("{} asked to cancel it", clip(by, 40))),
             Event::Interrupted => {

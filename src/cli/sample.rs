@@ -88,6 +88,7 @@ fn view(id: i64, status: Status, code: Option<u8>, stages: Vec<StageView>) -> De
         author: Some("Ada <ada@example.org>".to_owned()),
         log: Some("/srv/app/logs/7.log".to_owned()),
         undone: Vec::new(),
+        freed: None,
     }
 }
 

@@ -60,6 +60,7 @@ impl Story {
         match view.status {
             Status::Queued => format!("deployment {id} of {environment} waits in the queue"),
             Status::Running => format!("deployment {id} of {environment} is running"),
+            Status::AwaitingApproval => format!("deployment {id} of {environment} waits for approval"),
             Status::Succeeded if view.live => format!("deployment {id} of {environment} is live and healthy"),
             Status::Succeeded => format!("deployment {id} of {environment} succeeded"),
             Status::Failed => format!("deployment {id} of {environment} failed{place}"),
@@ -106,6 +107,7 @@ impl Story {
             Status::Queued | Status::Running => {
                 format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
             }
+            Status::AwaitingApproval => format!("`refit approve {id}` lets it go on, `refit reject {id}` undoes it"),
             Status::Succeeded => return self.warning(),
             Status::Superseded | Status::Skipped => return None,
             Status::Cancelled => format!("{again} when you are ready"),
@@ -192,6 +194,7 @@ impl Story {
             Kind::Reconcile => "a push that was found on the remote",
             Kind::Telegram => "Telegram",
             Kind::Api => "the API",
+            Kind::Rollback => "`refit rollback`",
         };
         match &trigger.by {
             Some(by) => format!("{how} by {}", clip(by, 40)),

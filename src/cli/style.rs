@@ -111,7 +111,7 @@ pub fn status_tone(status: Status) -> Tone {
     match status {
         Status::Succeeded => Tone::Good,
         Status::Failed | Status::Stuck => Tone::Bad,
-        Status::RolledBack | Status::Cancelled => Tone::Warn,
+        Status::RolledBack | Status::Cancelled | Status::AwaitingApproval => Tone::Warn,
         Status::Running => Tone::Busy,
         Status::Queued | Status::Superseded | Status::Skipped => Tone::Plain,
     }

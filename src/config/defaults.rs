@@ -12,6 +12,7 @@ paths = []
 requires = []
 parallel = true
 approval = false
+approval_timeout = "24h"
 windows = []
 
 ["pull"]

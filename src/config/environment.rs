@@ -89,6 +89,7 @@ impl Overlay<'_> {
             paths: table.get("paths", values::path_rules),
             requires: table.list("requires", docker_name),
             parallel: table.get("parallel", boolean),
+            approval: Some(table.get("approval_timeout", values::duration)).filter(|_| table.get("approval", boolean)),
             pull: stages::pull(&one(&pull, "pull")),
             backups,
             backup_retention,
@@ -137,10 +138,6 @@ impl Overlay<'_> {
 
 /// Keys of later versions: their neutral value is taken, any other is a problem.
 fn not_yet(table: &Reader<'_>) {
-    if table.read("approval", boolean) == Some(true) {
-        let complaint = Complaint::new("this version does not ask for approval yet");
-        table.complain("approval", complaint.help("remove the key: a push is then deployed at once"));
-    }
     if !table.list("windows", values::text).is_empty() {
         let complaint = Complaint::new("this version does not know deployment windows yet");
         table.complain("windows", complaint.help("remove the key"));

@@ -304,14 +304,13 @@ fn broken_toml_is_shown_without_the_secrets_in_it() {
 #[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
-        "{SMALL}approval = true\nwindows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n[migrate]\nrun = 'x'\non_failure = 'down'\n"
+        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n[migrate]\nrun = 'x'\non_failure = 'down'\n"
     ));
     assert_snapshot!(house.errors(), @r#"
-    pipeline.toml:7:12: `environments.production.approval`: this version does not ask for approval yet; remove the key: a push is then deployed at once
-    pipeline.toml:8:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
-    pipeline.toml:10:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres` and `sqlite`; remove the entry
-    pipeline.toml:12:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
-    pipeline.toml:15:14: `migrate.on_failure`: this version cannot undo a failed migration yet; use "keep": the database is left as it is, and the report says so
+    pipeline.toml:7:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
+    pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres` and `sqlite`; remove the entry
+    pipeline.toml:11:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
+    pipeline.toml:14:14: `migrate.on_failure`: this version cannot undo a failed migration yet; use "keep": the database is left as it is, and the report says so
     "#);
 }
 

@@ -104,6 +104,8 @@ pub struct Environment {
     pub requires: Vec<String>,
     /// Run backup, test and build at the same time.
     pub parallel: bool,
+    /// A person has to say yes before migrate begins, within this time; `None`: nobody is asked.
+    pub approval: Option<Duration>,
     pub pull: Pull,
     pub backups: Vec<Backup>,
     pub backup_retention: Retention,
@@ -248,7 +250,9 @@ pub enum OnMigrateFailure {
     Keep,
 }
 
-#[derive(Debug, Clone)]
+/// `[start]`. A release keeps it (see `pipeline::kept`): a new field needs a `#[serde(default)]`, and so do those of its parts and of
+/// [`Smoke`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Start {
     pub runtime: RuntimeKind,
     pub strategy: Strategy,
@@ -260,6 +264,8 @@ pub struct Start {
     /// Replaces the image's command: its words. For the process runtime it is the app's command, always one element, run by `sh -c`.
     pub command: Option<Vec<String>>,
     pub env: BTreeMap<String, String>,
+    /// Not written with the rest: see `pipeline::kept`.
+    #[serde(skip)]
     pub secrets: BTreeMap<String, Secret>,
     pub user: Option<String>,
     /// Bytes.
@@ -300,14 +306,14 @@ impl RuntimeKind {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Strategy {
     /// The old version is stopped, then the new one started.
     Recreate,
 }
 
 /// The app's own log, rotated by the runtime.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct LogRotation {
     /// Bytes a file.
     pub max_size: u64,
@@ -315,7 +321,7 @@ pub struct LogRotation {
 }
 
 /// When a candidate counts as healthy.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Health {
     pub probe: Probe,
     /// Between probes once one succeeded; before that the probing is faster.
@@ -330,7 +336,7 @@ pub struct Health {
     pub settle: Duration,
 }
 
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Probe {
     /// HTTP GET on the app's port; any 2xx or 3xx is good.
     Http { path: String },
@@ -344,7 +350,7 @@ pub enum Probe {
     Running,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Smoke {
     pub checks: Vec<SmokeCheck>,
     /// How long the checks go on after they all passed once.
@@ -356,7 +362,7 @@ pub struct Smoke {
 }
 
 /// One `[[smoke.check]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct SmokeCheck {
     /// For the report: what was asked for, such as `GET /health`.
     pub name: String,
@@ -366,7 +372,7 @@ pub struct SmokeCheck {
     pub retries: u32,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum SmokeKind {
     Http {
         /// A path on the public port, or a whole URL.

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Environment, RuntimeKind},
+    fault::Faults,
     model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
     pipeline::{Runtimes, World, journal::Recorded, recover},
     queue::Queue,
@@ -29,12 +30,16 @@ use crate::{
     },
 };
 
+mod decide;
 mod follow;
 mod observe;
+mod rollback;
 #[cfg(test)]
 mod tests;
 
+pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
 pub use observe::Observer;
+pub use rollback::{RollbackRequest, Target};
 
 /// What the binary hands in.
 #[derive(Debug, Clone)]
@@ -43,6 +48,8 @@ pub struct Options {
     pub docker_host: Option<String>,
     /// The refit binary itself: the process runtime starts its supervisors with it.
     pub program: PathBuf,
+    /// Faults that a test ordered; see [`Faults::parse`].
+    pub faults: Faults,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -208,7 +215,7 @@ impl Control {
         let lock = take_lock(&config)?;
         let registry = Registry::open(&config.server.registry()).await?;
         let runtimes = runtimes(&config, &options)?;
-        let world = Arc::new(World::new(config, registry, runtimes));
+        let world = Arc::new(World::new(config, registry, runtimes, options.faults));
         recover::recover(&world).await?;
         if mode == Mode::Daemon {
             bring_up_processes(&world).await;
@@ -258,7 +265,9 @@ impl Control {
             Some(reference) => checked_reference(reference)?,
             None => format!("refs/heads/{}", environment.branch),
         };
-        self.enqueue(&environment, commit, reference, request.trigger, request.no_wait).await
+        let new =
+            NewDeployment { key: environment.key.clone(), commit, reference, trigger: request.trigger, rollback: None };
+        self.enqueue(new, request.no_wait).await
     }
 
     pub async fn rerun(&self, request: RerunRequest) -> Result<DeploymentId> {
@@ -281,21 +290,17 @@ impl Control {
             }
         };
         let key = EnvironmentKey { app: old.app, environment: old.environment };
-        let environment = self.world.config.by_key(&key).cloned().ok_or_else(|| {
-            ControlError::usage(format!("{key} is no longer in the configuration"), "run `refit check` to see what is")
-        })?;
-        self.enqueue(&environment, old.commit, old.reference, request.trigger, request.no_wait).await
+        if self.world.config.by_key(&key).is_none() {
+            let message = format!("{key} is no longer in the configuration");
+            return Err(ControlError::usage(message, "run `refit check` to see what is"));
+        }
+        let (commit, reference) = (old.commit, old.reference);
+        let new = NewDeployment { key, commit, reference, trigger: request.trigger, rollback: None };
+        self.enqueue(new, request.no_wait).await
     }
 
-    async fn enqueue(
-        &self,
-        environment: &Environment,
-        commit: Option<CommitId>,
-        reference: String,
-        trigger: Trigger,
-        no_wait: bool,
-    ) -> Result<DeploymentId> {
-        let key = environment.key.clone();
+    async fn enqueue(&self, new: NewDeployment, no_wait: bool) -> Result<DeploymentId> {
+        let key = new.key.clone();
         if no_wait {
             let running = self.registry().open_deployments(Status::Running).await?;
             if let Some((id, _)) = running.into_iter().find(|(_, k)| *k == key) {
@@ -305,7 +310,7 @@ impl Control {
                 });
             }
         }
-        let id = self.registry().enqueue(&NewDeployment { key: key.clone(), commit, reference, trigger }).await?;
+        let id = self.registry().enqueue(&new).await?;
         self.world.tick();
         self.queue.wake(&key);
         Ok(id)

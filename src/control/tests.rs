@@ -31,7 +31,8 @@ impl House {
     }
 
     async fn start(&self, environments: &str) -> Result<Control> {
-        let options = Options { docker_host: None, program: std::env::current_exe().unwrap() };
+        let options =
+            Options { docker_host: None, program: std::env::current_exe().unwrap(), faults: Faults::default() };
         Control::start_in_place(self.config(environments), options).await
     }
 
@@ -46,7 +47,8 @@ fn key() -> EnvironmentKey {
 
 async fn queued(registry: &Registry) -> DeploymentId {
     let trigger = Trigger { kind: TriggerKind::Cli, by: None, delivery: None, forced: false };
-    let new = NewDeployment { key: key(), commit: None, reference: "refs/heads/main".to_owned(), trigger };
+    let new =
+        NewDeployment { key: key(), commit: None, reference: "refs/heads/main".to_owned(), trigger, rollback: None };
     registry.enqueue(&new).await.unwrap()
 }
 
@@ -64,7 +66,7 @@ async fn written(registry: &Registry, events: Vec<Event>) -> DeploymentId {
 fn pulled(output: Value) -> Vec<Event> {
     let stage = Stage::Pull;
     vec![
-        Event::Begun { previous: None },
+        Event::Begun { previous: None, rollback_to: None },
         Event::StepStarted {
             stage,
             input: json!({ "reference": "refs/heads/main", "explicit": false, "forced": false }),
@@ -161,7 +163,7 @@ async fn one_whose_environment_is_gone_is_told_to_a_person_wherever_it_stopped()
     let house = House::new();
     let registry = house.registry().await;
     let all = [
-        written(&registry, vec![Event::Begun { previous: None }]).await,
+        written(&registry, vec![Event::Begun { previous: None, rollback_to: None }]).await,
         written(&registry, pulled(json!({}))).await,
         written(&registry, stuck(Stage::Pull)).await,
     ];

@@ -45,6 +45,7 @@ fn environment(backups: Vec<Backup>) -> Environment {
         paths: PathRules::default(),
         requires: Vec::new(),
         parallel: true,
+        approval: None,
         pull: Pull { timeout: LONG, retries: 0 },
         backups,
         backup_retention: Retention { keep: 10, keep_days: 7 },

@@ -127,7 +127,7 @@ impl Report {
             Status::Stuck => "🆘",
             Status::Cancelled => "🚫",
             Status::Superseded | Status::Skipped => "⏭",
-            Status::Queued | Status::Running => "⏳",
+            Status::Queued | Status::Running | Status::AwaitingApproval => "⏳",
         }
     }
 }
@@ -176,6 +176,7 @@ fn summary(view: &DeploymentView, story: &Story) -> String {
         Status::Skipped => "skipped".to_owned(),
         Status::Queued => "waiting".to_owned(),
         Status::Running => "running".to_owned(),
+        Status::AwaitingApproval => "waits for approval before migrate".to_owned(),
     }
 }
 
@@ -192,7 +193,9 @@ fn live(view: &DeploymentView, story: &Story) -> Option<String> {
         (Status::Failed | Status::Cancelled, Some(id)) if story.start_touched => format!("deployment {id} again"),
         (Status::Failed | Status::Cancelled, Some(id)) => format!("deployment {id}, as before"),
         (Status::Failed | Status::Cancelled | Status::RolledBack, None) => "nothing".to_owned(),
-        (Status::Superseded | Status::Skipped | Status::Queued | Status::Running, _) => return None,
+        (Status::Superseded | Status::Skipped | Status::Queued | Status::Running | Status::AwaitingApproval, _) => {
+            return None;
+        }
     };
     Some(text)
 }
@@ -209,6 +212,9 @@ fn next_steps(view: &DeploymentView) -> Vec<(String, &'static str)> {
             logs,
             (format!("refit rerun {id}"), "deploys it again once that is put right"),
         ],
+        Status::AwaitingApproval => {
+            vec![(format!("refit approve {id}"), "lets it go on"), (format!("refit reject {id}"), "undoes it")]
+        }
         Status::Succeeded | Status::Superseded | Status::Skipped | Status::Queued | Status::Running => Vec::new(),
     }
 }
@@ -246,5 +252,6 @@ fn door(kind: TriggerKind) -> &'static str {
         TriggerKind::Reconcile => "a push that was found by asking the remote",
         TriggerKind::Telegram => "Telegram",
         TriggerKind::Api => "the API",
+        TriggerKind::Rollback => "refit rollback",
     }
 }

@@ -29,15 +29,19 @@ pub enum FailureKind {
     Cancelled,
     /// The daemon died while the deployment ran.
     Interrupted,
+    /// Approval was refused, or nobody gave it in time.
+    Refused,
 }
 
 /// One line of a deployment's journal.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// It left the queue. `previous` is what was live then.
+    /// It left the queue. `previous` is what was live then; a rollback goes to the release of `rollback_to`.
     Begun {
         previous: Option<DeploymentId>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rollback_to: Option<DeploymentId>,
     },
     /// Intent. `input` is what the step works from, enough to undo it without memory.
     StepStarted {
@@ -63,6 +67,19 @@ pub enum Event {
         kind: FailureKind,
         error: String,
         tail: Vec<String>,
+    },
+    /// Everything before migrate is done, and the environment asks for a person's word.
+    ApprovalRequested {
+        expires_at: Timestamp,
+    },
+    Approved {
+        by: String,
+    },
+    /// Somebody said no, or (`expired`) nobody said anything in time.
+    ApprovalRefused {
+        by: String,
+        reason: Option<String>,
+        expired: bool,
     },
     CancelRequested {
         by: String,
@@ -135,6 +152,15 @@ pub enum Step {
     UndoFailed,
 }
 
+/// Where the approval of a deployment is. Without a gate it stays `NotAsked`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Approval {
+    NotAsked,
+    Waiting { expires_at: Timestamp },
+    Given,
+    Refused,
+}
+
 /// Where the way forward ended: the stage, if it was one, and why.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Failure {
@@ -147,6 +173,9 @@ pub struct Failure {
 pub struct Saga {
     pub phase: Phase,
     pub previous: Option<DeploymentId>,
+    /// The release that a rollback goes to.
+    pub rollback_to: Option<DeploymentId>,
+    pub approval: Approval,
     steps: BTreeMap<Stage, Step>,
     /// The first failure; later ones of parallel steps do not replace it.
     pub failure: Option<Failure>,
@@ -161,6 +190,8 @@ impl Default for Saga {
         Self {
             phase: Phase::Queued,
             previous: None,
+            rollback_to: None,
+            approval: Approval::NotAsked,
             steps: BTreeMap::new(),
             failure: None,
             touched: Vec::new(),
@@ -202,9 +233,33 @@ impl Saga {
         matches!(self.phase, Phase::Ended(_))
     }
 
+    pub fn is_rollback(&self) -> bool {
+        self.rollback_to.is_some()
+    }
+
+    /// Whether it waits for a person's word, and until when.
+    pub fn awaits_approval(&self) -> Option<Timestamp> {
+        match self.approval {
+            Approval::Waiting { expires_at } if self.phase == Phase::Forward && self.failure.is_none() => {
+                Some(expires_at)
+            }
+            _ => None,
+        }
+    }
+
+    /// The state as people see it.
+    pub fn status(&self) -> Status {
+        match self.phase {
+            Phase::Queued => Status::Queued,
+            Phase::Forward | Phase::Backward if self.awaits_approval().is_some() => Status::AwaitingApproval,
+            Phase::Forward | Phase::Backward => Status::Running,
+            Phase::Ended(status) => status,
+        }
+    }
+
     /// Stages that may start now.
     pub fn ready(&self) -> Vec<Stage> {
-        if self.phase != Phase::Forward || self.failure.is_some() {
+        if self.phase != Phase::Forward || self.failure.is_some() || self.awaits_approval().is_some() {
             return Vec::new();
         }
         let ready = |stage: &Stage| self.step(*stage) == Step::Pending && self.done(prerequisites(*stage));
@@ -250,6 +305,11 @@ impl Saga {
             Status::Stuck
         } else if failure.kind == FailureKind::Cancelled {
             Status::Cancelled
+        } else if self.is_rollback() {
+            // The version that somebody wanted to leave is live again: the way back itself is broken. One that was cut off by the
+            // daemon's end can simply be asked for again.
+            let tried = self.touched.contains(&Stage::Start) && failure.kind != FailureKind::Interrupted;
+            if tried { Status::Stuck } else { Status::Failed }
         } else if self.touched.contains(&Stage::Start) && self.previous.is_some() {
             Status::RolledBack
         } else {
@@ -278,12 +338,13 @@ pub fn next(saga: &Saga, event: &Event) -> Result<Saga, IllegalTransition> {
         return refuse("the deployment has ended");
     }
     match event {
-        Event::Begun { previous } => {
+        Event::Begun { previous, rollback_to } => {
             if saga.phase != Phase::Queued {
                 return refuse("it has already begun");
             }
             to.phase = Phase::Forward;
             to.previous = *previous;
+            to.rollback_to = *rollback_to;
         }
         Event::StepStarted { stage, .. } => {
             if !saga.ready().contains(stage) {
@@ -313,6 +374,23 @@ pub fn next(saga: &Saga, event: &Event) -> Result<Saga, IllegalTransition> {
             to.steps.insert(*stage, step);
             to.ends.insert(*stage, step);
             to.failure = to.failure.or(failure);
+        }
+        Event::ApprovalRequested { expires_at } => {
+            if saga.approval != Approval::NotAsked || !saga.ready().contains(&Stage::Migrate) {
+                return refuse("approval is asked for once, when migrate could begin");
+            }
+            to.approval = Approval::Waiting { expires_at: *expires_at };
+        }
+        Event::Approved { .. } | Event::ApprovalRefused { .. } => {
+            if saga.awaits_approval().is_none() {
+                return refuse("nobody asked for approval");
+            }
+            if matches!(event, Event::Approved { .. }) {
+                to.approval = Approval::Given;
+            } else {
+                to.approval = Approval::Refused;
+                to.failure = Some(Failure { stage: None, kind: FailureKind::Refused });
+            }
         }
         Event::CancelRequested { .. } => {
             if saga.phase == Phase::Backward {
@@ -362,7 +440,7 @@ pub fn next(saga: &Saga, event: &Event) -> Result<Saga, IllegalTransition> {
 /// Whether `status` is the end that the journal calls for.
 fn may_end(saga: &Saga, status: Status) -> Result<Saga, &'static str> {
     let ok = match status {
-        Status::Queued | Status::Running => return Err("that is not an end"),
+        Status::Queued | Status::Running | Status::AwaitingApproval => return Err("that is not an end"),
         Status::Superseded => saga.phase == Phase::Queued,
         Status::Cancelled if saga.phase == Phase::Queued => true,
         // Rules are judged once the commit is known, before anything but pull was begun.
@@ -375,8 +453,8 @@ fn may_end(saga: &Saga, status: Status) -> Result<Saga, &'static str> {
         // Something that is needed is away before the first step: nothing was begun, nothing is to undo.
         Status::Failed if saga.phase == Phase::Forward && saga.touched.is_empty() => true,
         Status::Succeeded => saga.failure.is_none() && saga.done(Stage::ALL),
-        Status::Stuck => saga.is_stuck(),
-        Status::Failed | Status::RolledBack | Status::Cancelled => {
+        Status::Stuck if saga.is_stuck() => true,
+        Status::Failed | Status::RolledBack | Status::Cancelled | Status::Stuck => {
             saga.failure.is_some() && saga.next_undo().is_none() && saga.verdict() == status
         }
     };

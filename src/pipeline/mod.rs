@@ -3,17 +3,19 @@
 //! - [`journal`] says what may happen next. [`run`] drives a deployment forward, and backwards when something fails; [`recover`] decides
 //!   what becomes of one whose process died, and then drives it with the same code.
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
+//! - [`kept`] is what a release keeps of its settings, for the way back.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
 //! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use crate::{
     config::{Config, Environment, RuntimeKind},
+    fault::Faults,
     git::Mirror,
     registry::Registry,
     runtime::{ContainerExec, Runtime},
@@ -22,6 +24,7 @@ use crate::{
 pub mod checks;
 pub mod health;
 pub mod journal;
+pub mod kept;
 pub mod outcome;
 pub mod preflight;
 pub mod recover;
@@ -54,12 +57,14 @@ pub struct World {
     pub runtimes: Runtimes,
     /// Goes up with every event that was recorded: followers wait on it.
     pub ticks: watch::Sender<u64>,
+    /// Faults that a test ordered.
+    pub faults: Faults,
     http: reqwest::Client,
 }
 
 impl World {
-    pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes) -> Self {
-        Self { config, registry, runtimes, ticks: watch::Sender::new(0), http: checks::client() }
+    pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes, faults: Faults) -> Self {
+        Self { config, registry, runtimes, ticks: watch::Sender::new(0), faults, http: checks::client() }
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {
@@ -80,17 +85,5 @@ impl World {
     /// Tells followers that something was recorded.
     pub fn tick(&self) {
         self.ticks.send_modify(|n| *n += 1);
-    }
-
-    /// Where a release's settled environment is kept: see `stages::tag`.
-    pub fn release_dir(&self, environment: &Environment, deployment: crate::model::DeploymentId) -> PathBuf {
-        let key = &environment.key;
-        self.config
-            .server
-            .state_dir
-            .join("releases")
-            .join(key.app.as_str())
-            .join(key.environment.as_str())
-            .join(deployment.to_string())
     }
 }

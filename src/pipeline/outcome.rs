@@ -24,7 +24,9 @@ pub fn exit_code(status: Status, saga: &Saga) -> u8 {
         Status::Succeeded => return exit::DONE,
         Status::Stuck => return exit::STUCK,
         Status::Cancelled => return exit::CANCELLED,
-        Status::Superseded | Status::Skipped | Status::Queued | Status::Running => return exit::STOPPED,
+        Status::Superseded | Status::Skipped | Status::Queued | Status::Running | Status::AwaitingApproval => {
+            return exit::STOPPED;
+        }
         Status::Failed | Status::RolledBack => {}
     }
     let Some(failure) = saga.failure else { return exit::STOPPED };
@@ -57,6 +59,12 @@ fn error(saga: &Saga, events: &[Recorded]) -> Option<String> {
         FailureKind::Interrupted => Some(match failure.stage {
             Some(stage) => format!("the daemon was stopped during {stage}"),
             None => "the daemon was stopped between two stages".to_owned(),
+        }),
+        FailureKind::Refused => events.iter().find_map(|r| match &r.event {
+            Event::ApprovalRefused { expired: true, .. } => Some("nobody approved it in time".to_owned()),
+            Event::ApprovalRefused { by, reason: Some(reason), .. } => Some(format!("rejected by {by}: {reason}")),
+            Event::ApprovalRefused { by, .. } => Some(format!("rejected by {by}")),
+            _ => None,
         }),
         FailureKind::Cancelled if failure.stage.is_none() => events.iter().find_map(|r| match &r.event {
             Event::CancelRequested { by } => Some(format!("cancelled by {by}")),

@@ -47,6 +47,12 @@ pub async fn recover(world: &Arc<World>) -> Result<Vec<Recovered>, RegistryError
     for (id, key) in world.registry.open_deployments(Status::Running).await? {
         recovered.push(recover_one(world, id, key).await?);
     }
+    // One that waits for approval is left waiting, unless nobody will ever take it up.
+    for (id, key) in world.registry.open_deployments(Status::AwaitingApproval).await? {
+        if world.config.by_key(&key).is_none() {
+            recovered.push(recover_one(world, id, key).await?);
+        }
+    }
     Ok(recovered)
 }
 
@@ -109,7 +115,7 @@ mod tests {
 
     #[test]
     fn only_a_journal_without_gaps_may_finish() -> Result<(), super::super::journal::IllegalTransition> {
-        let mut events = vec![Event::Begun { previous: None }];
+        let mut events = vec![Event::Begun { previous: None, rollback_to: None }];
         for stage in Stage::ALL {
             assert_eq!(plan(&Saga::replay(&events)?), Plan::GoBack, "before {stage}");
             events.push(Event::StepStarted { stage: *stage, input: json!({}) });

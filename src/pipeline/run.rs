@@ -20,30 +20,35 @@ use tokio_util::sync::CancellationToken;
 use super::{
     World, health,
     journal::{Event, FailureKind, Phase, Recorded, Saga},
-    outcome, preflight,
+    kept, outcome, preflight,
     stages::{self, Done, Progress, StageFailure, Step},
 };
 use crate::{
     config::Environment,
+    fault::GoOn,
     log::{DeploymentLog, StageLog},
-    model::{DeploymentId, Stage, Status},
+    model::{DeploymentId, Stage, Status, TriggerKind},
     registry::{End, Entry, Facts, NewMessage, RegistryError, Release},
-    runtime::Job,
+    runtime::{Artefact, Job},
 };
 
 /// How long an undo waits for a runtime that is away, and how often it tries.
 const UNDO_PATIENCE: Duration = Duration::from_secs(120);
 const UNDO_PAUSE: Duration = Duration::from_secs(1);
 
-/// Runs a queued deployment to its end. `cancels` brings the names of those who ask to cancel it.
+/// Runs a queued deployment, or one that waits for approval, to its end. `cancels` brings the names of those who ask to cancel it. One
+/// that still waits for approval when `closing` is cancelled is left waiting: the status is then no end.
 pub async fn run(
     world: Arc<World>,
     environment: Arc<Environment>,
     id: DeploymentId,
     cancels: mpsc::Receiver<String>,
+    closing: &CancellationToken,
 ) -> Result<Status, RegistryError> {
     let mut runner = Runner::open(world, environment, id).await?;
-    runner.forward(cancels).await?;
+    if runner.forward(cancels, closing).await? == Way::Waiting {
+        return Ok(Status::AwaitingApproval);
+    }
     runner.backward().await?;
     runner.finish().await
 }
@@ -79,6 +84,15 @@ struct Runner {
     skip: Option<String>,
 }
 
+/// Where the way forward came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// To its end, good or bad.
+    Over,
+    /// To the gate, and this process is about to end.
+    Waiting,
+}
+
 /// How a stage's task ended.
 struct Ended {
     stage: Stage,
@@ -100,7 +114,31 @@ impl Runner {
             // What was live when it began is still what `live` says: it moves only with the end.
             _ => world.registry.live(&environment.key).await?.filter(|r| Some(r.deployment) == saga.previous),
         };
+        let order = match view.trigger.kind {
+            TriggerKind::Rollback => world.registry.rollback_order(id).await?,
+            _ => None,
+        };
+        let target = match &order {
+            Some(order) => world.registry.release(order.target).await?,
+            None => None,
+        };
+        let mut environment = environment;
+        if let Some(target) = &target {
+            // The old version runs, and is judged, by its own settings.
+            let mut kept = kept::environment(&world, &environment, target.deployment).0;
+            kept.start.runtime = target.runtime;
+            environment = Arc::new(kept);
+        }
+        let artefact = |target: &Release| Artefact {
+            id: target.artefact.clone(),
+            name: target.artefact_name.clone(),
+            reused: true,
+        };
         let mut progress = Progress {
+            commit: target.as_ref().map(|t| t.commit.clone()),
+            artefact: target.as_ref().map(artefact),
+            restore: order.and_then(|order| order.backup),
+            target,
             requested: view.commit.clone(),
             reference: view.reference.clone(),
             explicit: view.trigger.kind.is_explicit(),
@@ -147,24 +185,29 @@ impl Runner {
         }
     }
 
-    async fn forward(&mut self, mut cancels: mpsc::Receiver<String>) -> Result<(), RegistryError> {
-        let previous = self.progress.previous.as_ref().map(|release| release.deployment);
-        let facts = Facts { log: Some(self.log_name.clone()), ..Facts::default() };
-        self.record(Entry { facts, ..Event::Begun { previous }.into() }).await?;
-        let log = self.log.section("refit");
-        log.line(format!("deployment {} of {} ({})", self.id, self.environment.key, self.progress.reference));
-        if let Err(failure) = preflight::check(&self.world, &self.environment).await {
-            log.line(&failure.message);
-            return self.end_before_it_began(failure).await;
+    async fn forward(
+        &mut self,
+        mut cancels: mpsc::Receiver<String>,
+        closing: &CancellationToken,
+    ) -> Result<Way, RegistryError> {
+        if self.saga.phase == Phase::Queued && !self.begin().await? {
+            return Ok(Way::Over);
         }
+        let log = self.log.section("refit");
         let cancel = CancellationToken::new();
         let mut running: JoinSet<Ended> = JoinSet::new();
         loop {
             if self.skip.is_none() {
                 self.start_ready(&mut running, &cancel).await?;
             }
+            if let Some(expires_at) = self.saga.awaits_approval() {
+                if self.hear_approval(expires_at, &mut cancels, closing).await? == Way::Waiting {
+                    return Ok(Way::Waiting);
+                }
+                continue;
+            }
             if running.is_empty() {
-                return Ok(());
+                return Ok(Way::Over);
             }
             tokio::select! {
                 ended = running.join_next() => {
@@ -187,6 +230,27 @@ impl Runner {
         }
     }
 
+    /// Leaves the queue; `false` if something is missing and the deployment has ended already.
+    async fn begin(&mut self) -> Result<bool, RegistryError> {
+        let previous = self.progress.previous.as_ref().map(|release| release.deployment);
+        let rollback_to = self.progress.target.as_ref().map(|release| release.deployment);
+        let facts = Facts { log: Some(self.log_name.clone()), ..Facts::default() };
+        self.record(Entry { facts, ..Event::Begun { previous, rollback_to }.into() }).await?;
+        self.reach("begun").await;
+        let log = self.log.section("refit");
+        log.line(format!("deployment {} of {} ({})", self.id, self.environment.key, self.progress.reference));
+        if let Err(failure) = preflight::check(&self.world, &self.environment).await {
+            log.line(&failure.message);
+            self.end_before_it_began(failure).await?;
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    async fn reach(&self, point: &str) -> GoOn {
+        self.world.faults.reach(point).await
+    }
+
     /// Starts every stage that may start; with `parallel = false` only one at a time.
     async fn start_ready(
         &mut self,
@@ -196,10 +260,13 @@ impl Runner {
         loop {
             let ready = self.saga.ready();
             let Some(stage) = ready.first().copied() else { return Ok(()) };
+            if stage == Stage::Migrate && self.asks_for_approval() {
+                return self.request_approval().await;
+            }
             if !self.environment.parallel && !running.is_empty() {
                 return Ok(());
             }
-            if let Some(reason) = stages::skip_reason(stage, &self.environment) {
+            if let Some(reason) = stages::skip_reason(stage, &self.environment, &self.progress) {
                 self.record(Event::StepSkipped { stage, reason: reason.to_owned() }).await?;
                 continue;
             }
@@ -214,7 +281,14 @@ impl Runner {
             };
             self.record(Event::StepStarted { stage, input: input.clone() }).await?;
             running.spawn(async move {
-                let result = stages::run(stage, &step, &input).await;
+                let faults = &step.world.faults;
+                faults.reach(&format!("step:{stage}:intent")).await;
+                let mut result = stages::run(stage, &step, &input).await;
+                match faults.reach(&format!("step:{stage}:effect")).await {
+                    GoOn::AsUsual => {}
+                    GoOn::Fail => result = Err(StageFailure::failed("a fault was ordered here")),
+                    GoOn::Twice => result = stages::run(stage, &step, &input).await,
+                }
                 Ended { stage, result, tail: log.tail() }
             });
         }
@@ -222,6 +296,13 @@ impl Runner {
 
     /// Records how a stage ended. The first failure stops the others.
     async fn take_end(&mut self, ended: Ended, cancel: &CancellationToken) -> Result<(), RegistryError> {
+        let stage = ended.stage;
+        self.record_end_of_step(ended, cancel).await?;
+        self.reach(&format!("step:{stage}:record")).await;
+        Ok(())
+    }
+
+    async fn record_end_of_step(&mut self, ended: Ended, cancel: &CancellationToken) -> Result<(), RegistryError> {
         let Ended { stage, result, tail } = ended;
         // A log that could not be written means a full or broken disk: better to stop while stopping is cheap.
         let result = match (result, self.log.failure()) {
@@ -271,11 +352,18 @@ impl Runner {
             let log = self.log.stage(stage);
             let step = self.step(log.clone(), CancellationToken::new());
             self.record(Event::UndoStarted { stage }).await?;
+            self.reach(&format!("undo:{stage}:intent")).await;
             // A step whose input could not even be made has nothing to undo.
-            let result = match &input {
+            let undo = async || match &input {
                 Value::Null => Ok(None),
                 input => undo_patiently(stage, &step, input, output.as_ref()).await,
             };
+            let mut result = undo().await;
+            match self.reach(&format!("undo:{stage}:effect")).await {
+                GoOn::AsUsual => {}
+                GoOn::Fail => result = Err(StageFailure::failed("a fault was ordered here")),
+                GoOn::Twice => result = undo().await,
+            }
             let event = match result {
                 Ok(summary) => {
                     if let Some(summary) = &summary {
@@ -290,6 +378,7 @@ impl Runner {
                 }
             };
             self.record(event).await?;
+            self.reach(&format!("undo:{stage}:record")).await;
         }
         Ok(())
     }
@@ -316,6 +405,7 @@ impl Runner {
             return Ok(status);
         }
         let status = if self.is_skipped() { Status::Skipped } else { self.saga.verdict() };
+        self.reach("end:intent").await;
         let mut end = outcome::end(status, &self.saga, &self.events);
         match status {
             Status::Succeeded => end.live = self.release(),
@@ -346,6 +436,7 @@ impl Runner {
             .then(|| NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
         let event = Event::Ended { status, reason: words };
         self.record(Entry { event, facts: Facts::default(), end: Some(end), message }).await?;
+        self.reach("end:record").await;
         Ok(status)
     }
 
@@ -354,8 +445,13 @@ impl Runner {
         self.skip.is_some() && self.saga.failure.is_none()
     }
 
+    /// What is live from now on.
     fn release(&self) -> Option<Release> {
         let progress = &self.progress;
+        if let Some(target) = &progress.target {
+            let instance = progress.instance.clone()?;
+            return Some(Release { instance, live_since: jiff::Timestamp::now(), ..target.clone() });
+        }
         let artefact = progress.artefact.clone()?;
         Some(Release {
             deployment: self.id,
@@ -408,6 +504,8 @@ fn skip_of(stage: Stage, output: &Value) -> Option<String> {
     let reason = output.get("skip").filter(|_| stage == Stage::Pull)?;
     reason.as_str().map(str::to_owned)
 }
+
+mod approval;
 
 /// The next cancel request; waits for ever once nobody can ask any more.
 async fn receive(cancels: &mut mpsc::Receiver<String>) -> String {

@@ -121,6 +121,7 @@ async fn settle_one(queue: &Queue, stored: &StoredDelivery) -> Result<Vec<Outcom
             commit: Some(delivery.commit.clone()),
             reference: format!("refs/heads/{}", delivery.branch),
             trigger,
+            rollback: None,
         };
         let id = queue.world.registry.enqueue(&new).await?;
         queue.wake(&key);

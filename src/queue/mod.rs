@@ -203,7 +203,7 @@ impl Worker {
             if self.closing.is_cancelled() {
                 return;
             }
-            match self.world.registry.next_queued(&self.environment.key).await {
+            match self.next().await {
                 Ok(Some(id)) => self.run_to_its_end(id, commands).await,
                 Ok(None) => return,
                 // What waits must not wait for the next push to be looked for.
@@ -213,6 +213,24 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// What was waiting for approval when the last process ended goes before what waits in the queue.
+    async fn next(&self) -> Result<Option<DeploymentId>, RegistryError> {
+        let (registry, key) = (&self.world.registry, &self.environment.key);
+        match registry.awaiting_approval(key).await? {
+            Some(id) => Ok(Some(id)),
+            None => registry.next_queued(key).await,
+        }
+    }
+
+    /// The newer deployment that a waiting one makes way for.
+    async fn makes_way(&self, id: DeploymentId) -> Result<Option<DeploymentId>, RegistryError> {
+        let (registry, key) = (&self.world.registry, &self.environment.key);
+        if registry.awaiting_approval(key).await? != Some(id) {
+            return Ok(None);
+        }
+        registry.next_queued(key).await
     }
 
     async fn run_to_its_end(&self, id: DeploymentId, commands: &mut mpsc::UnboundedReceiver<Command>) {
@@ -246,7 +264,8 @@ impl Worker {
         commands: &mut mpsc::UnboundedReceiver<Command>,
     ) -> Result<Status, RegistryError> {
         let (cancel, cancels) = mpsc::channel(4);
-        let run = run::run(Arc::clone(&self.world), Arc::clone(&self.environment), id, cancels);
+        let closing = &self.closing;
+        let run = run::run(Arc::clone(&self.world), Arc::clone(&self.environment), id, cancels, closing);
         let mut run = std::pin::pin!(run);
         let status = loop {
             tokio::select! {
@@ -255,8 +274,12 @@ impl Worker {
                     Some(Command::Cancel { id: wanted, by }) if wanted == id => drop(cancel.try_send(by)),
                     Some(Command::Cancel { id: other, by }) => self.cancel_queued(other, &by).await,
                     Some(Command::CancelRunning { by }) => drop(cancel.try_send(by)),
-                    // What was queued meanwhile is looked for after this one.
-                    Some(Command::Wake) => {}
+                    // What was queued meanwhile is looked for after this one; one that only waits for a person's word makes way.
+                    Some(Command::Wake) => {
+                        if let Some(newer) = self.makes_way(id).await? {
+                            drop(cancel.try_send(format!("deployment {newer}, which is newer")));
+                        }
+                    }
                     None => break run.await?,
                 },
             }

@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
-use super::{Registry, Result, damaged, from_json, journal::insert_event, now_ms, parse, query, time, to_json};
+use super::{
+    Registry, Result, RollbackOrder, damaged, decisions::insert_rollback, from_json, journal::insert_event, now_ms,
+    parse, query, time, to_json,
+};
 use crate::{
     model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, StageView, Status, Trigger},
     pipeline::journal::{Event, Recorded, Saga},
@@ -17,6 +20,8 @@ pub struct NewDeployment {
     pub commit: Option<CommitId>,
     pub reference: String,
     pub trigger: Trigger,
+    /// It brings a release back, and builds nothing.
+    pub rollback: Option<RollbackOrder>,
 }
 
 /// Which deployments to read; the newest first.
@@ -57,6 +62,9 @@ impl Registry {
         .fetch_one(&mut *tx)
         .await
         .map_err(query("queue a deployment"))?;
+        if let Some(order) = &new.rollback {
+            insert_rollback(&mut tx, id, order).await?;
+        }
         for old in waiting {
             let reason = format!("deployment {id} is newer");
             let event = Event::Ended { status: Status::Superseded, reason: Some(reason.clone()) };
@@ -96,6 +104,19 @@ impl Registry {
         .fetch_one(&self.read)
         .await
         .map_err(query("read the queue"))?;
+        Ok(id.map(DeploymentId))
+    }
+
+    /// The deployment of an environment that waits for a person's word.
+    pub async fn awaiting_approval(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
+        let id: Option<i64> = sqlx::query_scalar(
+            "SELECT min(id) FROM deployments WHERE app = ? AND environment = ? AND status = 'awaiting_approval'",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_one(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
         Ok(id.map(DeploymentId))
     }
 
@@ -195,6 +216,7 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
         author: optional("author"),
         log: optional("log"),
         undone: undone(events),
+        freed: row.get::<Option<i64>, _>("freed").map(i64::unsigned_abs),
     })
 }
 

@@ -21,6 +21,8 @@ pub struct Facts {
     pub image: Option<String>,
     pub backup: Option<String>,
     pub log: Option<String>,
+    /// Bytes that retention gave back.
+    pub freed: Option<u64>,
 }
 
 /// How a deployment ended: goes with `Event::Ended`.
@@ -63,7 +65,7 @@ impl Registry {
         let recorded = Recorded { seq: seq + 1, at: Timestamp::now(), event: entry.event.clone() };
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("write the journal"))?;
         insert_event(&mut tx, id, &recorded).await?;
-        update_row(&mut tx, id, entry).await?;
+        update_row(&mut tx, id, entry, to.status()).await?;
         if let Some(release) = entry.end.as_ref().and_then(|end| end.live.as_ref()) {
             super::releases::make_live(&mut tx, release).await?;
         }
@@ -131,27 +133,27 @@ pub(super) async fn insert_event(
     Ok(())
 }
 
-async fn update_row(tx: &mut Transaction<'_, Sqlite>, id: DeploymentId, entry: &Entry) -> Result<()> {
+async fn update_row(tx: &mut Transaction<'_, Sqlite>, id: DeploymentId, entry: &Entry, status: Status) -> Result<()> {
     let facts = &entry.facts;
-    let (status, previous) = match &entry.event {
-        Event::Begun { previous } => (Some(Status::Running), *previous),
-        Event::Ended { status, .. } => (Some(*status), None),
-        _ => (None, None),
+    let previous = match &entry.event {
+        Event::Begun { previous, .. } => *previous,
+        _ => None,
     };
     let began = matches!(entry.event, Event::Begun { .. }).then(now_ms);
     let ended = matches!(entry.event, Event::Ended { .. }).then(now_ms);
     sqlx::query(
         "UPDATE deployments SET
-            status = coalesce(?2, status), previous = coalesce(?3, previous),
+            status = ?2, previous = coalesce(?3, previous),
             started_at = coalesce(?4, started_at), finished_at = coalesce(?5, finished_at),
             commit_id = coalesce(?6, commit_id), reference = coalesce(?7, reference),
             subject = coalesce(?8, subject), author = coalesce(?9, author),
             image = coalesce(?10, image), backup = coalesce(?11, backup), log = coalesce(?12, log),
-            failed_stage = coalesce(?13, failed_stage), error = coalesce(?14, error), exit_code = coalesce(?15, exit_code)
+            failed_stage = coalesce(?13, failed_stage), error = coalesce(?14, error), exit_code = coalesce(?15, exit_code),
+            freed = coalesce(?16, freed)
          WHERE id = ?1",
     )
     .bind(id.0)
-    .bind(status.map(Status::as_str))
+    .bind(status.as_str())
     .bind(previous.map(|p| p.0))
     .bind(began)
     .bind(ended)
@@ -165,6 +167,7 @@ async fn update_row(tx: &mut Transaction<'_, Sqlite>, id: DeploymentId, entry: &
     .bind(entry.end.as_ref().and_then(|e| e.failed_stage).map(Stage::as_str))
     .bind(entry.end.as_ref().and_then(|e| e.error.clone()))
     .bind(entry.end.as_ref().map(|e| e.exit_code))
+    .bind(facts.freed.map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX)))
     .execute(&mut **tx)
     .await
     .map_err(query("write a deployment"))?;

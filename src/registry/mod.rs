@@ -8,6 +8,7 @@
 //! - `deployments`: rows and queries; the rest of a [`DeploymentView`](crate::model::DeploymentView) is folded from the journal.
 //! - `journal`: appending events, each with what it changes elsewhere, in one transaction.
 //! - `releases`: what was live and healthy, and what is live now.
+//! - `decisions`: what people said: rollbacks, approvals, resolutions.
 //! - `outbox`: messages, written with the state they report.
 
 use std::{fs::File, path::Path, time::Duration};
@@ -19,12 +20,14 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+mod decisions;
 mod deployments;
 mod inbox;
 mod journal;
 mod outbox;
 mod releases;
 
+pub use decisions::{Decision, Resolution, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};

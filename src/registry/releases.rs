@@ -50,6 +50,16 @@ impl Registry {
         rows.iter().map(release_of).collect()
     }
 
+    /// A deployment's release, kept or retired.
+    pub async fn release(&self, deployment: DeploymentId) -> Result<Option<Release>> {
+        let row = sqlx::query("SELECT * FROM releases WHERE deployment = ?")
+            .bind(deployment.0)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(query("read a release"))?;
+        row.as_ref().map(release_of).transpose()
+    }
+
     /// Releases whose instance and artefact are still kept, the newest first, the live one among them.
     pub async fn kept_releases(&self, key: &EnvironmentKey) -> Result<Vec<Release>> {
         let rows = sqlx::query(
@@ -88,7 +98,10 @@ pub(super) async fn make_live(tx: &mut Transaction<'_, Sqlite>, release: &Releas
     sqlx::query(
         "INSERT INTO releases
             (deployment, app, environment, commit_id, artefact, artefact_name, runtime, instance, live_since)
-         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+         VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
+         -- A release that came back: its instance may have been made again.
+         ON CONFLICT (deployment) DO UPDATE SET
+            instance = excluded.instance, live_since = excluded.live_since, retired_at = NULL",
     )
     .bind(release.deployment.0)
     .bind(release.key.app.as_str())

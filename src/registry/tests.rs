@@ -40,6 +40,7 @@ fn new_deployment(digit: char) -> NewDeployment {
         commit: Some(commit(digit)),
         reference: "refs/heads/main".to_owned(),
         trigger: Trigger { kind: TriggerKind::Cli, by: None, delivery: None, forced: false },
+        rollback: None,
     }
 }
 
@@ -90,7 +91,7 @@ async fn what_is_recorded_is_what_the_view_shows() -> Done {
     let (mut saga, mut seq) = registry.saga(id).await?;
     let pull = Stage::Pull;
     let events = [
-        Event::Begun { previous: None },
+        Event::Begun { previous: None, rollback_to: None },
         Event::StepStarted { stage: pull, input: serde_json::json!({}) },
         Event::StepFailed { stage: pull, kind: FailureKind::Failed, error: "no".into(), tail: vec!["last".into()] },
         Event::UndoStarted { stage: pull },
@@ -100,7 +101,7 @@ async fn what_is_recorded_is_what_the_view_shows() -> Done {
         let (to, recorded) = registry.append(id, &saga, seq, &event.into()).await?;
         (saga, seq) = (to, recorded.seq);
     }
-    let illegal = registry.append(id, &saga, seq, &Event::Begun { previous: None }.into()).await;
+    let illegal = registry.append(id, &saga, seq, &Event::Begun { previous: None, rollback_to: None }.into()).await;
     assert!(matches!(illegal, Err(RegistryError::Illegal(_))));
     let end = End { failed_stage: Some(pull), error: Some("no".into()), exit_code: 1, live: None };
     let event = Event::Ended { status: Status::Failed, reason: None };
@@ -132,7 +133,7 @@ async fn a_list_tells_of_each_what_it_tells_alone() -> Done {
             continue;
         }
         let events = [
-            Event::Begun { previous: None },
+            Event::Begun { previous: None, rollback_to: None },
             Event::StepStarted { stage: Stage::Pull, input: serde_json::json!({ "n": n }) },
             Event::StepSucceeded { stage: Stage::Pull, output: serde_json::json!({ "n": n }) },
         ];
@@ -159,7 +160,7 @@ async fn a_list_tells_of_each_what_it_tells_alone() -> Done {
 async fn two_writers_of_one_journal_are_told_apart() -> Done {
     let (_dir, registry) = registry().await?;
     let id = registry.enqueue(&new_deployment('1')).await?;
-    let begun = Event::Begun { previous: None }.into();
+    let begun = Event::Begun { previous: None, rollback_to: None }.into();
     registry.append(id, &Saga::default(), 0, &begun).await?;
     let second = registry.append(id, &Saga::default(), 0, &begun).await;
     assert!(matches!(second, Err(RegistryError::Query { .. })), "{second:?}");
@@ -171,7 +172,7 @@ async fn a_success_is_live_in_the_same_commit() -> Done {
     let (_dir, registry) = registry().await?;
     let id = registry.enqueue(&new_deployment('1')).await?;
     let (mut saga, mut seq) = (Saga::default(), 0);
-    let mut events = vec![Event::Begun { previous: None }];
+    let mut events = vec![Event::Begun { previous: None, rollback_to: None }];
     for stage in Stage::ALL {
         events.push(Event::StepSkipped { stage: *stage, reason: String::new() });
     }

@@ -8,7 +8,10 @@
 //! |---|---|---|
 //! | `POST /v1/deployments` | [`DeployRequest`] | [`Asked`] |
 //! | `POST /v1/rerun` | [`RerunRequest`] | [`Asked`] |
+//! | `POST /v1/rollback` | [`RollbackRequest`] | [`Asked`] |
 //! | `POST /v1/deployments/{id}/cancel` | [`CancelRequest`] | `{}` |
+//! | `POST /v1/deployments/{id}/approval` | [`ApprovalRequest`] | `{}` |
+//! | `POST /v1/deployments/{id}/resolve` | [`ResolveRequest`] | `{}` |
 //! | `GET /v1/deployments/{id}/follow?after=N` | | one [`FollowLine`] a line, as they happen |
 //! | `POST /v1/push` | [`PushRequest`] | a list of [`PushOutcome`](super::wire::PushOutcome) |
 //! | `GET /v1/health` | | [`Health`](crate::control::Health) |
@@ -52,7 +55,9 @@ use super::{
 };
 use crate::{
     config::Config,
-    control::{ControlError, DeployRequest, RerunRequest, Result, Update},
+    control::{
+        ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Result, RollbackRequest, Update,
+    },
     model::DeploymentId,
 };
 
@@ -201,6 +206,23 @@ fn routes(
             answer(StatusCode::ACCEPTED, async { Ok(Asked { id: verbs.rerun(request?).await? }) }.await)
         },
     );
+    let rollback = warp::path!("v1" / "rollback").and(warp::post()).and(verbs()).and(json_body(&reader)).then(
+        async |verbs: SharedVerbs, request: Result<RollbackRequest>| {
+            answer(StatusCode::ACCEPTED, async { Ok(Asked { id: verbs.rollback(request?).await? }) }.await)
+        },
+    );
+    let approval =
+        id().and(warp::path("approval")).and(end()).and(warp::post()).and(verbs()).and(json_body(&reader)).then(
+            async |id, verbs: SharedVerbs, request: Result<ApprovalRequest>| {
+                answer(StatusCode::ACCEPTED, async { verbs.decide(id, request?).await.map(|()| Done {}) }.await)
+            },
+        );
+    let resolve =
+        id().and(warp::path("resolve")).and(end()).and(warp::post()).and(verbs()).and(json_body(&reader)).then(
+            async |id, verbs: SharedVerbs, request: Result<ResolveRequest>| {
+                answer(StatusCode::ACCEPTED, async { verbs.resolve(id, request?).await.map(|()| Done {}) }.await)
+            },
+        );
     let cancel = id().and(warp::path("cancel")).and(end()).and(warp::post()).and(verbs()).and(json_body(&reader)).then(
         async |id, verbs: SharedVerbs, request: Result<CancelRequest>| {
             answer(StatusCode::ACCEPTED, async { verbs.cancel(id, &request?.by).await.map(|()| Done {}) }.await)
@@ -224,7 +246,20 @@ fn routes(
         reply::json(health_status(&health), &health)
     });
 
-    let known = deploy.or(rerun).unify().or(cancel).unify().or(follow).unify().or(pushed).unify().or(health).unify();
+    let people = rollback.or(approval).unify().or(resolve).unify();
+    let known = deploy
+        .or(rerun)
+        .unify()
+        .or(people)
+        .unify()
+        .or(cancel)
+        .unify()
+        .or(follow)
+        .unify()
+        .or(pushed)
+        .unify()
+        .or(health)
+        .unify();
     known.recover(unknown).unify().boxed()
 }
 

@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use futures_util::stream::BoxStream;
 
 use crate::{
-    control::{Control, DeployRequest, EnvironmentStatus, Health, RerunRequest, Result, Update},
+    control::{
+        ApprovalRequest, Control, DeployRequest, EnvironmentStatus, Health, RerunRequest, ResolveRequest, Result,
+        RollbackRequest, Update,
+    },
     model::DeploymentId,
     registry::{Delivery, Outcome, Receipt},
 };
@@ -18,7 +21,10 @@ pub trait Verbs: Send + Sync + 'static {
     async fn outcome(&self, receipt: Receipt) -> Result<Vec<Outcome>>;
     async fn deploy(&self, request: DeployRequest) -> Result<DeploymentId>;
     async fn rerun(&self, request: RerunRequest) -> Result<DeploymentId>;
+    async fn rollback(&self, request: RollbackRequest) -> Result<DeploymentId>;
     async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()>;
+    async fn decide(&self, id: DeploymentId, request: ApprovalRequest) -> Result<()>;
+    async fn resolve(&self, id: DeploymentId, request: ResolveRequest) -> Result<()>;
     fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>>;
     async fn health(&self) -> Health;
     async fn status(&self) -> Result<Vec<EnvironmentStatus>>;
@@ -45,8 +51,20 @@ impl Verbs for Control {
         Self::rerun(self, request).await
     }
 
+    async fn rollback(&self, request: RollbackRequest) -> Result<DeploymentId> {
+        Self::rollback(self, request).await
+    }
+
     async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()> {
         Self::cancel(self, id, by).await
+    }
+
+    async fn decide(&self, id: DeploymentId, request: ApprovalRequest) -> Result<()> {
+        Self::decide(self, id, request).await
+    }
+
+    async fn resolve(&self, id: DeploymentId, request: ResolveRequest) -> Result<()> {
+        Self::resolve(self, id, request).await
     }
 
     fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>> {

@@ -23,6 +23,7 @@ mod images;
 mod kills;
 mod processes;
 mod pushes;
+mod rollback;
 mod secrets;
 mod telegram;
 mod threats;

@@ -230,6 +230,7 @@ fn environment(command: &str) -> Environment {
         paths: PathRules::default(),
         requires: Vec::new(),
         parallel: true,
+        approval: None,
         pull: Pull { timeout: second, retries: 0 },
         backups: Vec::new(),
         backup_retention: Retention { keep: 1, keep_days: 1 },

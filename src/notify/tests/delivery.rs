@@ -145,6 +145,7 @@ async fn a_message_of_another_version_does_not_block_the_others() -> Done {
         commit: None,
         reference: "refs/heads/main".to_owned(),
         trigger: Trigger { kind: TriggerKind::Cli, by: None, delivery: None, forced: false },
+        rollback: None,
     };
     let id = desk.registry.enqueue(&new).await?;
     let (saga, seq) = desk.registry.saga(id).await?;

@@ -89,6 +89,7 @@ impl Desk {
             commit: Some(commit()),
             reference: play.reference,
             trigger: Trigger { kind: play.door, by: play.by, delivery: None, forced: false },
+            rollback: None,
         };
         let id = self.registry.enqueue(&new).await.unwrap();
         let (mut saga, mut seq) = self.registry.saga(id).await.unwrap();
@@ -228,7 +229,7 @@ fn fail(stage: Stage, error: &str, tail: &[&str]) -> Event {
 
 /// It begins, and these stages succeed.
 fn forward(previous: Option<DeploymentId>, stages: &[Stage]) -> Vec<Event> {
-    let mut events = vec![Event::Begun { previous }];
+    let mut events = vec![Event::Begun { previous, rollback_to: None }];
     for stage in stages {
         events.extend([start(*stage), Event::StepSucceeded { stage: *stage, output: json!({}) }]);
     }

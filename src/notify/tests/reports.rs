@@ -57,7 +57,7 @@ async fn a_success_with_a_warning() {
 async fn a_failure_that_changed_nothing() {
     let play = |previous| {
         let mut play = Play::fails();
-        play.events[0] = Event::Begun { previous };
+        play.events[0] = Event::Begun { previous, rollback_to: None };
         play
     };
     assert_snapshot!(both(&report(true, play).await));
@@ -83,7 +83,7 @@ async fn a_failure_before_the_first_step() {
     let play = |previous| Play {
         status: Some(Status::Failed),
         error: Some("Docker is not available: cannot connect to /var/run/docker.sock".to_owned()),
-        ..Play::new(vec![Event::Begun { previous }])
+        ..Play::new(vec![Event::Begun { previous, rollback_to: None }])
     };
     assert_snapshot!(both(&report(true, play).await));
 }
@@ -259,6 +259,7 @@ fn view(status: Status) -> DeploymentView {
         author: None,
         log: None,
         undone: Vec::new(),
+        freed: None,
     }
 }
 
@@ -295,7 +296,7 @@ proptest! {
         let kind = FailureKind::Failed;
         let event = Event::StepFailed { stage: Stage::Migrate, kind, error: String::new(), tail };
         let at = jiff::Timestamp::UNIX_EPOCH;
-        let events = [Event::Begun { previous: None }, event].map(|event| Recorded { seq: 1, at, event });
+        let events = [Event::Begun { previous: None, rollback_to: None }, event].map(|event| Recorded { seq: 1, at, event });
         let report = Report::compose(&view, &events, &Redactor::default(), Some("https://github.com/a/b"));
         let message = report.message();
         let visible = html::visible(&message.html);

@@ -4,7 +4,7 @@ use serde_json::json;
 use super::*;
 
 fn begun() -> Event {
-    Event::Begun { previous: Some(DeploymentId(1)) }
+    Event::Begun { previous: Some(DeploymentId(1)), rollback_to: None }
 }
 fn started(stage: Stage) -> Event {
     Event::StepStarted { stage, input: json!({}) }
@@ -59,12 +59,65 @@ fn the_failed_step_is_undone_too_and_siblings_end_first() -> Result<(), IllegalT
     Ok(())
 }
 
+/// Everything up to migrate, in a deployment that begins with `first`.
+fn before_migrate(first: Event) -> Vec<Event> {
+    let mut events = vec![first];
+    for stage in [Stage::Pull, Stage::Backup, Stage::Test, Stage::Build, Stage::Tag] {
+        events.extend([started(stage), succeeded(stage)]);
+    }
+    events
+}
+
+#[test]
+fn nothing_begins_while_a_persons_word_is_awaited() -> Result<(), IllegalTransition> {
+    let asked = Event::ApprovalRequested { expires_at: Timestamp::MAX };
+    assert!(next(&Saga::replay(&[begun()])?, &asked).is_err(), "too early");
+    let mut events = before_migrate(begun());
+    events.push(asked.clone());
+    let waiting = Saga::replay(&events)?;
+    assert_eq!((waiting.status(), waiting.ready()), (Status::AwaitingApproval, Vec::new()));
+    assert!(next(&waiting, &asked).is_err(), "only once");
+    assert!(next(&waiting, &started(Stage::Migrate)).is_err());
+    let approved = next(&waiting, &Event::Approved { by: "ada".to_owned() })?;
+    assert_eq!((approved.status(), approved.ready()), (Status::Running, vec![Stage::Migrate]));
+    let no = Event::ApprovalRefused { by: "ada".to_owned(), reason: None, expired: false };
+    assert!(next(&approved, &no).is_err(), "the first word counts");
+    let refused = next(&waiting, &no)?;
+    assert_eq!((refused.next_undo(), refused.verdict()), (Some(Stage::Tag), Status::Failed));
+    Ok(())
+}
+
+#[test]
+fn a_rollback_that_did_not_work_needs_a_person_and_one_that_was_cut_off_does_not() -> Result<(), IllegalTransition> {
+    let rollback = Event::Begun { previous: Some(DeploymentId(2)), rollback_to: Some(DeploymentId(1)) };
+    let mut events = before_migrate(rollback);
+    events.extend([started(Stage::Migrate), succeeded(Stage::Migrate)]);
+    assert_eq!(next(&Saga::replay(&events)?, &Event::Interrupted)?.verdict(), Status::Failed);
+    events.push(started(Stage::Start));
+    let starting = Saga::replay(&events)?;
+    assert_eq!(next(&starting, &Event::Interrupted)?.verdict(), Status::Failed);
+    let cancelled = next(&starting, &Event::CancelRequested { by: "ada".to_owned() })?;
+    assert_eq!(cancelled.verdict(), Status::Cancelled);
+    let mut saga = next(&starting, &failed(Stage::Start))?;
+    while let Some(stage) = saga.next_undo() {
+        saga = next(&saga, &Event::UndoStarted { stage })?;
+        saga = next(&saga, &Event::UndoFinished { stage, summary: None })?;
+    }
+    assert!(next(&saga, &ended(Status::Failed)).is_err());
+    assert!(next(&saga, &ended(Status::Stuck)).is_ok());
+    Ok(())
+}
+
 /// Any event, with every stage and status.
 fn any_event() -> impl Strategy<Value = Event> {
     let stage = proptest::sample::select(Stage::ALL);
     let status = proptest::sample::select(Status::ALL);
-    (0..12u8, stage, status).prop_map(|(kind, stage, status)| match kind {
+    (0..16u8, stage, status).prop_map(|(kind, stage, status)| match kind {
         0 => begun(),
+        12 => Event::Begun { previous: Some(DeploymentId(2)), rollback_to: Some(DeploymentId(1)) },
+        13 => Event::ApprovalRequested { expires_at: Timestamp::MAX },
+        14 => Event::Approved { by: String::new() },
+        15 => Event::ApprovalRefused { by: String::new(), reason: None, expired: stage == Stage::Pull },
         1 | 2 => started(stage),
         3 | 4 => succeeded(stage),
         5 => failed(stage),
@@ -92,6 +145,8 @@ proptest! {
         }
         if let Phase::Ended(status) = saga.phase {
             prop_assert!(status.is_end());
+            prop_assert!(saga.awaits_approval().is_none());
+            prop_assert!(status != Status::RolledBack || !saga.is_rollback());
             prop_assert!(saga.ready().is_empty());
             if status == Status::Succeeded {
                 prop_assert!(saga.failure.is_none());
@@ -120,6 +175,8 @@ proptest! {
                 Event::Interrupted
             } else if saga.is_stuck() {
                 ended(Status::Stuck)
+            } else if saga.awaits_approval().is_some() {
+                Event::Approved { by: String::new() }
             } else if saga.failure.is_some() {
                 match saga.next_undo() {
                     Some(stage) => Event::UndoStarted { stage },

@@ -109,6 +109,10 @@ pub struct Progress {
     pub forced: bool,
     /// What was live when it began.
     pub previous: Option<Release>,
+    /// The release that a rollback goes to.
+    pub target: Option<Release>,
+    /// The backup set that a rollback puts back.
+    pub restore: Option<String>,
     pub commit: Option<CommitId>,
     pub artefact: Option<Artefact>,
     pub instance: Option<Instance>,
@@ -135,8 +139,12 @@ pub struct Done {
 }
 
 /// Whether the configuration has anything for the stage to do; else the reason why not.
-pub fn skip_reason(stage: Stage, environment: &Environment) -> Option<&'static str> {
+pub fn skip_reason(stage: Stage, environment: &Environment, progress: &Progress) -> Option<&'static str> {
     match stage {
+        Stage::Pull | Stage::Test | Stage::Build | Stage::Migrate if progress.target.is_some() => {
+            Some("a rollback brings back what is there")
+        }
+        Stage::Backup if progress.target.is_some() && progress.restore.is_none() => Some("data stays as it is"),
         Stage::Backup if environment.backups.is_empty() => Some("no [[backup]] is configured"),
         Stage::Test if environment.tests.is_empty() => Some("no [[test]] is configured"),
         Stage::Migrate if environment.migrate.is_none() => Some("no [migrate] is configured"),

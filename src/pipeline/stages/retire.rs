@@ -6,7 +6,11 @@
 use std::sync::Arc;
 
 use super::build;
-use crate::{config::Environment, pipeline::World, registry::Release};
+use crate::{
+    config::Environment,
+    pipeline::{World, kept},
+    registry::Release,
+};
 
 /// Retires what is beyond `keep`. The live release and the one before it always stay.
 pub async fn retire_old(world: &Arc<World>, environment: &Environment) {
@@ -33,9 +37,5 @@ async fn retire(world: &World, environment: &Environment, release: &Release) -> 
         let freed = runtime.remove_artefact(&release.artefact).await.map_err(|e| e.to_string())?;
         tracing::info!(deployment = release.deployment.0, freed, "retired an old release");
     }
-    let dir = world.release_dir(environment, release.deployment);
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", dir.display())),
-        _ => Ok(()),
-    }
+    kept::remove(world, &environment.key, release.deployment)
 }

@@ -37,11 +37,7 @@ pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let smoke = &step.environment.smoke;
-    let first = within(smoke.timeout, "the first round of smoke checks", &step.job.cancel, async |cancel| {
-        let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
-        round(&step, &input.instance, true).await
-    })
-    .await?;
+    let first = once(step, &input.instance).await?;
     let began = Instant::now();
     let mut rounds = 1;
     while began.elapsed() < smoke.bake {
@@ -58,6 +54,16 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     }
     let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
     Done::new(&Output { checks: first, bake_ms, rounds })
+}
+
+/// The first round, within its time.
+pub(super) async fn once(step: &Step, instance: &Instance) -> Result<Vec<CheckResult>, StageFailure> {
+    let limit = step.environment.smoke.timeout;
+    within(limit, "the first round of smoke checks", &step.job.cancel, async |cancel| {
+        let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
+        round(&step, instance, true).await
+    })
+    .await
 }
 
 /// One pass over the instance's state and every check.

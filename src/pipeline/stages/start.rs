@@ -4,16 +4,19 @@
 //! The trait gives the pieces (`prepare`, `start`, `stop`, `inspect`, `remove`); a strategy is their order. Blue-green will be another
 //! order of the same pieces with a switch in between.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, Progress, StageFailure, Step, tag};
+use super::{Done, Progress, StageFailure, Step, smoke};
 use crate::{
     config::{Environment, RuntimeKind},
     model::{CommitId, DeploymentId},
-    pipeline::health,
+    pipeline::{health, kept},
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
 };
 
@@ -24,6 +27,9 @@ pub struct Input {
     /// The candidate's name, known before it exists.
     pub candidate: String,
     pub previous: Option<Previous>,
+    /// The candidate is an earlier release's instance, which comes back: a rollback. It is stopped by undo, and not removed.
+    #[serde(default)]
+    pub release: Option<DeploymentId>,
 }
 
 /// The way back.
@@ -50,7 +56,11 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
     Ok(Input {
         commit: progress.commit()?,
         artefact: progress.artefact()?.id,
-        candidate: instance_name(&step.environment.key, step.deployment),
+        candidate: instance_name(
+            &step.environment.key,
+            progress.target.as_ref().map_or(step.deployment, |t| t.deployment),
+        ),
+        release: progress.target.as_ref().map(|target| target.deployment),
         previous: progress.previous.as_ref().map(|release| Previous {
             deployment: release.deployment,
             commit: release.commit.clone(),
@@ -64,7 +74,8 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let environment = &step.environment;
     let runtime = step.world.runtime(environment);
-    let candidate = runtime.prepare(&spec(environment, step.deployment, &input.commit, &input.artefact)).await?;
+    let deployment = input.release.unwrap_or(step.deployment);
+    let candidate = runtime.prepare(&spec(environment, deployment, &input.commit, &input.artefact)).await?;
     if step.job.cancel.is_cancelled() {
         return Err(StageFailure::cancelled());
     }
@@ -86,13 +97,19 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
 /// Removes the candidate and brings the old instance back, healthy.
 pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFailure> {
     let runtime = step.world.runtime(&step.environment);
-    let candidate =
-        Instance { id: input.candidate.clone(), name: input.candidate.clone(), deployment: step.deployment };
-    runtime.remove(&candidate).await?;
+    let deployment = input.release.unwrap_or(step.deployment);
+    let candidate = Instance { id: input.candidate.clone(), name: input.candidate.clone(), deployment };
+    match input.release {
+        None => runtime.remove(&candidate).await?,
+        Some(_) => runtime.stop(&candidate, step.environment.start.stop_timeout).await?,
+    }
     let Some(previous) = input.previous else {
         return Ok(Some("the new version was removed; nothing was live before, so nothing is live now".to_owned()));
     };
-    let mut environment = tag::kept_environment(step, previous.deployment);
+    let (mut environment, unreadable) = kept::environment(&step.world, &step.environment, previous.deployment);
+    if let Some(why) = unreadable {
+        step.job.log.line(format!("using today's settings: {why}"));
+    }
     environment.start.runtime = previous.runtime;
     let runtime = step.world.runtime(&environment);
     let instance = match runtime.inspect(&previous.instance).await? {
@@ -106,19 +123,20 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     runtime.start(&instance).await?;
     // Going back is not for the one who cancelled to cancel.
     let job = Job { log: step.job.log.clone(), cancel: CancellationToken::new() };
-    let step = Step { job, ..step.clone() };
-    judge(&step, &environment, &instance, started).await.map_err(|failure| StageFailure {
-        message: format!(
-            "deployment {} was started again and is not healthy: {}",
-            previous.deployment, failure.message
-        ),
+    let environment = Arc::new(environment);
+    let step = Step { job, environment: Arc::clone(&environment), ..step.clone() };
+    let not_good = |what: &str, failure: StageFailure| StageFailure {
+        message: format!("deployment {} was started again and {what}: {}", previous.deployment, failure.message),
         ..failure
-    })?;
+    };
+    judge(&step, &environment, &instance, started).await.map_err(|f| not_good("is not healthy", f))?;
+    let healthy = ms(started.elapsed());
+    // A way back that nobody looked at is no way back.
+    smoke::once(&step, &instance).await.map_err(|f| not_good("does not pass its own checks", f))?;
     Ok(Some(format!(
-        "deployment {} ({}) is live again, healthy after {} ms",
+        "deployment {} ({}) is live again, healthy after {healthy} ms",
         previous.deployment,
         previous.commit.short(),
-        ms(started.elapsed())
     )))
 }
 

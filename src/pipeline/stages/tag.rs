@@ -4,12 +4,10 @@
 //! each: `rollback-dev`, `dev`; `production` keeps the plain names. What the tags pointed at before is in the recorded input, so undo
 //! can put them back.
 
-use std::collections::BTreeMap;
-
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step};
-use crate::{config::Environment, files, model::EnvironmentKey, secret::Secret};
+use crate::{model::EnvironmentKey, pipeline::kept};
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
@@ -20,6 +18,9 @@ pub struct Input {
     /// Where the tags pointed before.
     pub rollback_before: Option<String>,
     pub latest_before: Option<String>,
+    /// The artefact is an earlier release's: a rollback.
+    #[serde(default)]
+    pub release: bool,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +46,7 @@ pub async fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailu
         live: progress.previous.as_ref().map(|release| release.artefact.clone()),
         rollback_before: runtime.tagged(&step.environment, &rollback).await?,
         latest_before: runtime.tagged(&step.environment, &latest).await?,
+        release: progress.target.is_some(),
     })
 }
 
@@ -64,9 +66,18 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
             step.job.log.line(format!("the live artefact {live} is gone: only its instance is left as the way back"));
         }
     }
-    runtime.tag(&step.environment, &input.artefact, &latest).await?;
-    tags.push(format!("{app}:{latest}"));
-    keep_environment(step)?;
+    if input.release && !runtime.has_artefact(&input.artefact).await? {
+        step.job
+            .log
+            .line(format!("{} is gone: its instance, which is still here, comes back without it", input.artefact));
+    } else {
+        runtime.tag(&step.environment, &input.artefact, &latest).await?;
+        tags.push(format!("{app}:{latest}"));
+    }
+    // A release that comes back has kept its settings.
+    if !input.release {
+        kept::write(&step.world, &step.environment, step.deployment).map_err(StageFailure::failed)?;
+    }
     step.job.log.line(format!("tagged {}", tags.join(", ")));
     Done::new(&Output { rollback: way_back, tags })
 }
@@ -83,50 +94,6 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
             _ => runtime.untag(&step.environment, &tag).await?,
         }
     }
-    let dir = step.world.release_dir(&step.environment, step.deployment);
-    match std::fs::remove_dir_all(&dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(StageFailure::failed(format!("{} could not be removed: {error}", dir.display())))
-        }
-        _ => Ok(None),
-    }
-}
-
-/// A release's environment as it was settled: plain values and secrets, so that going back runs the old version with what it ran
-/// with. The only place where secrets rest on disk: a 0600 file in a 0700 directory.
-#[derive(Debug, Serialize, Deserialize)]
-struct KeptEnvironment {
-    version: u32,
-    env: BTreeMap<String, String>,
-    secrets: BTreeMap<String, String>,
-}
-
-fn keep_environment(step: &Step) -> Result<(), StageFailure> {
-    let start = &step.environment.start;
-    let kept = KeptEnvironment {
-        version: 1,
-        env: start.env.clone(),
-        secrets: start.secrets.iter().map(|(k, v)| (k.clone(), v.expose().to_owned())).collect(),
-    };
-    let dir = step.world.release_dir(&step.environment, step.deployment);
-    let path = dir.join("environment.json");
-    let text = super::json(&kept)?.to_string();
-    files::make_private_dir(&dir).and_then(|()| files::write_atomically(&path, text.as_bytes(), 0o600)).map_err(|e| {
-        StageFailure::failed(format!("the release's environment could not be kept at {}: {e}", path.display()))
-    })
-}
-
-/// The environment with `start.env` and `start.secrets` as they were when `deployment` went live; as configured now where that is not known.
-pub fn kept_environment(step: &Step, deployment: crate::model::DeploymentId) -> Environment {
-    let mut environment = Environment::clone(&step.environment);
-    let path = step.world.release_dir(&step.environment, deployment).join("environment.json");
-    let kept = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<KeptEnvironment>(&text).ok());
-    match kept {
-        Some(kept) => {
-            environment.start.env = kept.env;
-            environment.start.secrets = kept.secrets.into_iter().map(|(k, v)| (k, Secret::new(v))).collect();
-        }
-        None => step.job.log.line(format!("{} cannot be read: using today's environment", path.display())),
-    }
-    environment
+    kept::remove(&step.world, &step.environment.key, step.deployment).map_err(StageFailure::failed)?;
+    Ok(None)
 }

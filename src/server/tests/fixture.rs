@@ -31,7 +31,10 @@ use crate::{
         App, Build, Builder, Config, Environment, LogRotation, PathRules, Probe, Pull, Retention, Rollback,
         RuntimeKind, Server, Smoke, Start, Strategy,
     },
-    control::{ControlError, DeployRequest, EnvironmentStatus, Health, RerunRequest, Result, Update},
+    control::{
+        ApprovalRequest, ControlError, DeployRequest, EnvironmentStatus, Health, RerunRequest, ResolveRequest, Result,
+        RollbackRequest, Update,
+    },
     model::{DeploymentId, EnvironmentKey, Name, Trigger, TriggerKind},
     redact::Redactor,
     registry::{Delivery, Outcome, Receipt, Registry},
@@ -106,6 +109,7 @@ fn environment_of(app: &str, environment: &str, branch: &str) -> Environment {
         paths: PathRules::default(),
         requires: Vec::new(),
         parallel: true,
+        approval: None,
         pull: Pull { timeout: minute, retries: 0 },
         backups: Vec::new(),
         backup_retention: Retention { keep: 1, keep_days: 1 },
@@ -183,6 +187,21 @@ impl Verbs for Recorder {
     async fn rerun(&self, request: RerunRequest) -> Result<DeploymentId> {
         self.asked.lock().unwrap().push(format!("rerun {:?}", request.id));
         Ok(DeploymentId(42))
+    }
+
+    async fn rollback(&self, request: RollbackRequest) -> Result<DeploymentId> {
+        self.asked.lock().unwrap().push(format!("rollback to {:?} because {}", request.target, request.reason));
+        Ok(DeploymentId(43))
+    }
+
+    async fn decide(&self, id: DeploymentId, request: ApprovalRequest) -> Result<()> {
+        self.asked.lock().unwrap().push(format!("approval {} of {id} by {}", request.approved, request.by));
+        Ok(())
+    }
+
+    async fn resolve(&self, id: DeploymentId, request: ResolveRequest) -> Result<()> {
+        self.asked.lock().unwrap().push(format!("resolve {id}: {}", request.reason));
+        Ok(())
     }
 
     async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()> {

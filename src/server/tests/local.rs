@@ -70,7 +70,11 @@ fn deploy(no_wait: bool) -> DeployRequest {
 }
 
 fn event(seq: i64) -> Update {
-    Update::Event(Recorded { seq, at: jiff::Timestamp::UNIX_EPOCH, event: Event::Begun { previous: None } })
+    Update::Event(Recorded {
+        seq,
+        at: jiff::Timestamp::UNIX_EPOCH,
+        event: Event::Begun { previous: None, rollback_to: None },
+    })
 }
 
 fn end() -> Update {

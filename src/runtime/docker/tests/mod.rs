@@ -280,6 +280,7 @@ fn environment(app: &str) -> Environment {
         paths: PathRules::default(),
         requires: Vec::new(),
         parallel: true,
+        approval: None,
         pull: Pull { timeout: SECOND, retries: 0 },
         backups: Vec::new(),
         backup_retention: Retention { keep: 1, keep_days: 1 },

@@ -1,0 +1,165 @@
+//! What people decided about a deployment: a rollback that was asked for, an approval, a stuck deployment that was looked at.
+//! Rows are written once; who came second is told what the first one said.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use sqlx::{Row, Sqlite, Transaction};
+
+use super::{Registry, Result, from_json, parse, query, time, to_json};
+use crate::model::{DeploymentId, EnvironmentKey, RollbackKind};
+
+/// What a rollback is to do: written with the deployment that does it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RollbackOrder {
+    pub kind: RollbackKind,
+    /// The release to go to.
+    pub target: DeploymentId,
+    pub reason: String,
+    pub forced: bool,
+    /// The backup set to put back, relative to the backups directory; data stays as it is where unset.
+    pub backup: Option<String>,
+    /// The safety checks as they were when it was asked for.
+    pub checks: serde_json::Value,
+}
+
+/// A person's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Decision {
+    pub approved: bool,
+    pub by: String,
+    pub reason: Option<String>,
+    pub at: Timestamp,
+}
+
+/// That a person has looked at a stuck deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolution {
+    pub by: String,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+impl Registry {
+    pub async fn rollback_order(&self, deployment: DeploymentId) -> Result<Option<RollbackOrder>> {
+        let row = sqlx::query("SELECT * FROM rollbacks WHERE deployment = ?")
+            .bind(deployment.0)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(query("read a rollback"))?;
+        row.map(|row| {
+            Ok(RollbackOrder {
+                kind: parse("kind of rollback", row.get("kind"))?,
+                target: DeploymentId(row.get("target")),
+                reason: row.get("reason"),
+                forced: row.get("forced"),
+                backup: row.get("backup"),
+                checks: from_json("safety checks", row.get("checks"))?,
+            })
+        })
+        .transpose()
+    }
+
+    /// Releases that a rollback which has not ended goes to: they must stay.
+    pub async fn rollback_targets(&self, key: &EnvironmentKey) -> Result<Vec<DeploymentId>> {
+        let ids: Vec<i64> = sqlx::query_scalar(
+            "SELECT r.target FROM rollbacks AS r JOIN deployments AS d ON d.id = r.deployment
+             WHERE d.app = ? AND d.environment = ? AND d.finished_at IS NULL",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read rollbacks"))?;
+        Ok(ids.into_iter().map(DeploymentId).collect())
+    }
+
+    /// Writes what a person said; the first word counts and is what is returned.
+    pub async fn decide(&self, deployment: DeploymentId, decision: &Decision) -> Result<Decision> {
+        sqlx::query(
+            "INSERT INTO approvals (deployment, approved, by, reason, at) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT (deployment) DO NOTHING",
+        )
+        .bind(deployment.0)
+        .bind(decision.approved)
+        .bind(&decision.by)
+        .bind(&decision.reason)
+        .bind(decision.at.as_millisecond())
+        .execute(&self.write)
+        .await
+        .map_err(query("write an approval"))?;
+        Ok(self.decision(deployment).await?.unwrap_or_else(|| decision.clone()))
+    }
+
+    pub async fn decision(&self, deployment: DeploymentId) -> Result<Option<Decision>> {
+        let row = sqlx::query("SELECT approved, by, reason, at FROM approvals WHERE deployment = ?")
+            .bind(deployment.0)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(query("read an approval"))?;
+        Ok(row.map(|row| Decision {
+            approved: row.get("approved"),
+            by: row.get("by"),
+            reason: row.get("reason"),
+            at: time(row.get("at")),
+        }))
+    }
+
+    /// Writes that a stuck deployment was looked at; the first word counts and is what is returned.
+    pub async fn resolve(&self, deployment: DeploymentId, resolution: &Resolution) -> Result<Resolution> {
+        sqlx::query(
+            "INSERT INTO resolutions (deployment, by, reason, at) VALUES (?, ?, ?, ?) ON CONFLICT (deployment) DO NOTHING",
+        )
+        .bind(deployment.0)
+        .bind(&resolution.by)
+        .bind(&resolution.reason)
+        .bind(resolution.at.as_millisecond())
+        .execute(&self.write)
+        .await
+        .map_err(query("resolve a deployment"))?;
+        Ok(self.resolution(deployment).await?.unwrap_or_else(|| resolution.clone()))
+    }
+
+    pub async fn resolution(&self, deployment: DeploymentId) -> Result<Option<Resolution>> {
+        let row = sqlx::query("SELECT by, reason, at FROM resolutions WHERE deployment = ?")
+            .bind(deployment.0)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(query("read a resolution"))?;
+        Ok(row.map(|row| Resolution { by: row.get("by"), reason: row.get("reason"), at: time(row.get("at")) }))
+    }
+
+    /// The newest stuck deployment of an environment that nobody has looked at: it stops automatic deployments.
+    pub async fn unresolved(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
+        let id: Option<i64> = sqlx::query_scalar(
+            "SELECT max(id) FROM deployments AS d WHERE app = ? AND environment = ? AND status = 'stuck'
+             AND NOT EXISTS (SELECT 1 FROM resolutions AS r WHERE r.deployment = d.id)",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_one(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        Ok(id.map(DeploymentId))
+    }
+}
+
+pub(super) async fn insert_rollback(
+    tx: &mut Transaction<'_, Sqlite>,
+    deployment: i64,
+    order: &RollbackOrder,
+) -> Result<()> {
+    sqlx::query(
+        "INSERT INTO rollbacks (deployment, kind, target, reason, forced, backup, checks) VALUES (?, ?, ?, ?, ?, ?, ?)",
+    )
+    .bind(deployment)
+    .bind(order.kind.as_str())
+    .bind(order.target.0)
+    .bind(&order.reason)
+    .bind(order.forced)
+    .bind(&order.backup)
+    .bind(to_json("safety checks", &order.checks)?)
+    .execute(&mut **tx)
+    .await
+    .map_err(query("write a rollback"))?;
+    Ok(())
+}
