@@ -11,7 +11,10 @@ use refit::{
     secret::Secret,
 };
 
-use crate::fixture::{Fixture, alive, free_port, kill, runtime_in, until};
+use crate::{
+    fixture::{Fixture, alive, kill, runtime_in, until},
+    ports::free_port,
+};
 
 const LONG: Duration = Duration::from_secs(30);
 

@@ -1,11 +1,8 @@
 use super::*;
+use crate::test_ports::free_port;
 use bollard::models::{
     ContainerStateStatusEnum, ContainerUpdateBody, NetworkCreateRequest, RestartPolicy, RestartPolicyNameEnum,
 };
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("port").port()
-}
 
 fn is_running(state: &InstanceState) -> bool {
     matches!(state, InstanceState::Running { .. })
