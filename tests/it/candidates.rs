@@ -22,7 +22,7 @@ fn caught(script: &str, extra: &str, code: i32, error: &str) -> Value {
     bad
 }
 
-const QUICK: &str = "[start.health]\npath = \"/health\"\ninterval = \"50ms\"\ndeadline = \"3s\"\n";
+const QUICK: &str = "[start.health]\npath = \"/health\"\ninterval = \"50ms\"\ndeadline = \"6s\"\n";
 const BAKE: &str = "[smoke]\nbake = \"15s\"\ninterval = \"200ms\"\n[[smoke.check]]\nhttp = \"/health\"\n";
 
 #[test]
