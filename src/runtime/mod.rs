@@ -47,6 +47,8 @@ pub mod label {
     pub const ROLE: &str = "refit.role";
     /// What the image was built from: see `docker::build`.
     pub const BUILD_KEY: &str = "refit.build-key";
+    /// What a stage of a Dockerfile begins with: see `docker::dockerfile`.
+    pub const STAGE: &str = "refit.stage";
 }
 
 #[derive(Debug, thiserror::Error)]
