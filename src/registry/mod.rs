@@ -8,6 +8,7 @@
 //! - `deployments`: rows and queries; the rest of a [`DeploymentView`](crate::model::DeploymentView) is folded from the journal.
 //! - `journal`: appending events, each with what it changes elsewhere, in one transaction.
 //! - `releases`: what was live and healthy, and what is live now.
+//! - `standing`: all that is known of one environment, as of one moment.
 //! - `outbox`: messages, written with the state they report.
 
 use std::{fs::File, path::Path, time::Duration};
@@ -24,12 +25,14 @@ mod inbox;
 mod journal;
 mod outbox;
 mod releases;
+mod standing;
 
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};
 pub use outbox::Message;
 pub use releases::Release;
+pub use standing::{Known, Standing};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/registry/migrations");
 
