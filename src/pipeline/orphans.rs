@@ -304,7 +304,7 @@ impl fmt::Display for Action {
             Self::Remove { runtime, instance, status, runs } => {
                 let (noun, verb) = (noun(*runtime, IDLE), if *runs { "runs" } else { "is there" });
                 let Instance { name, deployment, .. } = instance;
-                write!(f, "{noun} {name} {verb}, and deployment {deployment} ended ({status}) and is kept no more")
+                write!(f, "{noun} {name} {verb}, and deployment {deployment} ended ({status}) and is not kept")
             }
             Self::Stop { runtime, instance } => {
                 let noun = noun(*runtime, IDLE);
@@ -353,7 +353,7 @@ impl fmt::Display for Finding {
                 instance.deployment
             ),
             Self::HandsOff { stuck, waiting } => {
-                write!(f, "{waiting} leftovers are let be, because deployment {stuck}, a rollback, is stuck")
+                write!(f, "leftovers ({waiting}) are let be, because deployment {stuck}, a rollback, is stuck")
             }
         }
     }

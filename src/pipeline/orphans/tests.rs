@@ -90,7 +90,8 @@ fn each_instance_gets_what_it_deserves() {
     const UP: bool = true;
     const DOWN: bool = false;
     // 4 is live, 2 is kept, 1 was given up, 3 failed, 9 nobody knows.
-    let cases: &[(&[(i64, bool)], &[&str])] = &[
+    type Case<'c> = (&'c [(i64, bool)], &'c [&'c str]);
+    let cases: &[Case] = &[
         (&[(4, UP), (2, DOWN)], &[]),
         (&[(4, UP), (2, UP)], &["stop 2"]),
         (&[(4, DOWN), (2, UP)], &["stop 2", "start 4"]),
