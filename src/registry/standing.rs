@@ -108,3 +108,125 @@ impl Registry {
         Ok(standing)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Done = std::result::Result<(), Box<dyn std::error::Error>>;
+
+    fn key(environment: &str) -> EnvironmentKey {
+        EnvironmentKey { app: "site".parse().unwrap(), environment: environment.parse().unwrap() }
+    }
+
+    struct Store {
+        registry: Registry,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Store {
+        async fn new() -> std::result::Result<Self, Box<dyn std::error::Error>> {
+            let dir = tempfile::tempdir()?;
+            let registry = Registry::open(&dir.path().join("refit.db")).await?;
+            Ok(Self { registry, _dir: dir })
+        }
+
+        async fn deployment(&self, id: i64, environment: &str, kind: &str, status: &str) -> Done {
+            let ended = !matches!(status, "queued" | "running");
+            sqlx::query(
+                "INSERT INTO deployments
+                    (id, app, environment, commit_id, reference, triggered, status, queued_at, finished_at, image)
+                 VALUES (?, 'site', ?, ?, 'refs/heads/main', json_object('kind', ?), ?, 0, ?, ?)",
+            )
+            .bind(id)
+            .bind(environment)
+            .bind(id.to_string().repeat(40))
+            .bind(kind)
+            .bind(status)
+            .bind(ended.then_some(1))
+            .bind(format!("sha256:{id}"))
+            .execute(&self.registry.write)
+            .await?;
+            Ok(())
+        }
+
+        async fn release(&self, id: i64, environment: &str, retired: bool) -> Done {
+            sqlx::query(
+                "INSERT INTO releases (deployment, app, environment, commit_id, artefact, artefact_name, runtime, instance,
+                    live_since, retired_at)
+                 VALUES (?, 'site', ?, ?, ?, '', 'docker', json_object('id', '', 'name', '', 'deployment', ?), 0, ?)",
+            )
+            .bind(id)
+            .bind(environment)
+            .bind(id.to_string().repeat(40))
+            .bind(format!("sha256:{id}"))
+            .bind(id)
+            .bind(retired.then_some(1))
+            .execute(&self.registry.write)
+            .await?;
+            Ok(())
+        }
+
+        async fn make_live(&self, id: i64, environment: &str) -> Done {
+            sqlx::query("INSERT OR REPLACE INTO live VALUES ('site', ?, ?)")
+                .bind(environment)
+                .bind(id)
+                .execute(&self.registry.write)
+                .await?;
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn one_environment_with_what_others_need() -> Done {
+        let store = Store::new().await?;
+        assert_eq!(store.registry.standing(&key("production")).await?, Standing::default());
+        for (id, environment, status) in [
+            (1, "production", "succeeded"),
+            (2, "production", "succeeded"),
+            (3, "production", "failed"),
+            (4, "dev", "succeeded"),
+            (5, "dev", "running"),
+            (6, "production", "queued"),
+        ] {
+            store.deployment(id, environment, "cli", status).await?;
+        }
+        for (id, environment, retired) in [(1, "production", true), (2, "production", false), (4, "dev", false)] {
+            store.release(id, environment, retired).await?;
+        }
+        store.make_live(2, "production").await?;
+        store.make_live(4, "dev").await?;
+        let standing = store.registry.standing(&key("production")).await?;
+        assert_eq!(standing.live.as_ref().map(|live| live.deployment), Some(DeploymentId(2)));
+        assert_eq!(standing.kept, BTreeSet::from([DeploymentId(2)]));
+        assert_eq!(standing.deployments.keys().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3, 6]);
+        assert_eq!(standing.needed, ["sha256:2", "sha256:4", "sha256:5", "sha256:6"].map(str::to_owned).into());
+        assert!(standing.app_busy && !standing.under_way(), "it is the other environment that works");
+        assert!(store.registry.standing(&key("dev")).await?.under_way());
+        // Whatever a row says: what is live is kept.
+        store.make_live(1, "production").await?;
+        let standing = store.registry.standing(&key("production")).await?;
+        assert_eq!(standing.kept, BTreeSet::from([DeploymentId(1), DeploymentId(2)]));
+        assert!(standing.needed.contains("sha256:1"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn stuck_until_something_succeeds() -> Done {
+        let store = Store::new().await?;
+        let stuck = async || {
+            let standing = store.registry.standing(&key("production")).await?;
+            Ok::<_, Box<dyn std::error::Error>>((standing.stuck.map(|id| id.0), standing.stuck_in_rollback))
+        };
+        store.deployment(1, "production", "cli", "stuck").await?;
+        assert_eq!(stuck().await?, (Some(1), false));
+        store.deployment(2, "production", "cli", "failed").await?;
+        store.deployment(3, "dev", "cli", "succeeded").await?;
+        assert_eq!(stuck().await?, (Some(1), false), "neither a failure nor another environment mends it");
+        store.deployment(4, "production", "rollback", "stuck").await?;
+        assert_eq!(stuck().await?, (Some(4), true));
+        store.deployment(5, "production", "cli", "succeeded").await?;
+        assert_eq!(stuck().await?, (None, false));
+        Ok(())
+    }
+}
