@@ -9,6 +9,7 @@
 //! - `journal`: appending events, each with what it changes elsewhere, in one transaction.
 //! - `releases`: what was live and healthy, and what is live now.
 //! - `decisions`: what people said: rollbacks, approvals, resolutions.
+//! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
 //! - `outbox`: messages, written with the state they report.
 
 use std::{fs::File, path::Path, time::Duration};
@@ -26,8 +27,9 @@ mod inbox;
 mod journal;
 mod outbox;
 mod releases;
+mod rollbacks;
 
-pub use decisions::{Decision, Resolution, RollbackOrder};
+pub use decisions::{Decision, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};

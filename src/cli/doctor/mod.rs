@@ -81,24 +81,41 @@ pub async fn run(context: &Context, args: &FormatArgs) -> Result<u8> {
 async fn store(config: std::sync::Arc<Config>, options: &Options) -> Vec<Finding> {
     let path = config.server.registry();
     let check = "registry";
-    let strays = async {
+    let found = async {
         let Some(registry) = Registry::open_existing(&path).await? else { return Ok(None) };
         registry.ping().await?;
-        Observer::new(config, Some(registry), options)?.strays().await.map(Some)
+        let stuck = stuck(&config, &registry).await?;
+        Ok(Some((stuck, Observer::new(config, Some(registry), options)?.strays().await?)))
     };
-    match strays.await {
+    match found.await {
         Ok(None) => Vec::new(),
-        Ok(Some(strays)) => {
+        Ok(Some((stuck, strays))) => {
             let left = |release: &Release| {
                 let detail = "is live, and not in the configuration any more";
                 Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))
             };
-            std::iter::once(Finding::ok(check, path.display().to_string())).chain(strays.iter().map(left)).collect()
+            let ok = Finding::ok(check, path.display().to_string());
+            std::iter::once(ok).chain(stuck).chain(strays.iter().map(left)).collect()
         }
         Err(ControlError::Registry(error)) => vec![Finding::fail(check, error.to_string(), error.hint())],
         // Docker's address, which has a finding of its own.
         Err(_) => Vec::new(),
     }
+}
+
+/// Environments to which nothing is deployed by itself, because nobody has looked at a stuck deployment.
+async fn stuck(config: &Config, registry: &Registry) -> std::result::Result<Vec<Finding>, ControlError> {
+    let mut findings = Vec::new();
+    for environment in config.environments() {
+        if let Some(id) = registry.unresolved(&environment.key).await? {
+            findings.push(Finding::fail(
+                format!("stuck {}", environment.key),
+                format!("deployment {id} could not be undone; pushes are not deployed"),
+                format!("`refit report {id}` says what to do; then `refit resolve {id} --reason \"…\"`"),
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// The configuration, as far as it can be read; what is wrong with it becomes findings.
