@@ -21,6 +21,7 @@ mod guestbook;
 mod hostile;
 mod images;
 mod kills;
+mod people;
 mod processes;
 mod pushes;
 mod rollback;
