@@ -153,6 +153,10 @@ pub struct EnvironmentStatus {
     /// The deployment that runs now, and the one that waits.
     pub running: Option<DeploymentId>,
     pub queued: Option<DeploymentId>,
+    /// The one that waits for a person's word.
+    pub awaiting_approval: Option<AwaitingApproval>,
+    /// The newest stuck one that nobody has resolved: automatic deployments are held back.
+    pub stuck: Option<DeploymentId>,
     pub last: Option<LastDeployment>,
 }
 
@@ -180,6 +184,12 @@ pub struct DatabaseStatus {
     pub name: String,
     /// `running`, `stopped`, `present`, `missing` or `unknown`.
     pub state: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AwaitingApproval {
+    pub id: DeploymentId,
+    pub expires_at: Timestamp,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -302,12 +312,14 @@ impl Control {
     async fn enqueue(&self, new: NewDeployment, no_wait: bool) -> Result<DeploymentId> {
         let key = new.key.clone();
         if no_wait {
-            let running = self.registry().open_deployments(Status::Running).await?;
-            if let Some((id, _)) = running.into_iter().find(|(_, k)| *k == key) {
-                return Err(ControlError::Busy {
-                    message: format!("deployment {id} of {key} is running"),
-                    hint: Some(format!("wait for it (`refit logs {id} -f`), or leave out --no-wait")),
-                });
+            for (status, what) in [(Status::Running, "is running"), (Status::AwaitingApproval, "waits for approval")] {
+                let open = self.registry().open_deployments(status).await?;
+                if let Some((id, _)) = open.into_iter().find(|(_, k)| *k == key) {
+                    return Err(ControlError::Busy {
+                        message: format!("deployment {id} of {key} {what}"),
+                        hint: Some(format!("wait for it (`refit logs {id} -f`), or leave out --no-wait")),
+                    });
+                }
             }
         }
         let id = self.registry().enqueue(&new).await?;

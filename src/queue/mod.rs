@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Environment,
-    model::{DeploymentId, EnvironmentKey, Status},
+    model::{DeploymentId, EnvironmentKey, Name, Status},
     pipeline::{
         World,
         journal::{Event, Phase},
@@ -126,6 +126,19 @@ impl Queue {
             // A worker that is gone means that we are closing; what is queued waits for the next start.
             let _ = worker.send(Command::Wake);
         }
+    }
+
+    /// Asks an app's remote for pushes now, and not at the next interval. Returns at once.
+    pub fn ask_remote(queue: &Arc<Self>, app: &Name) {
+        let Some(app) = queue.world.config.apps.iter().find(|known| known.name == *app) else { return };
+        let (queue, app) = (Arc::clone(queue), Arc::clone(app));
+        // Not one of `tasks`: it holds the queue itself, and its Git has a limit of its own.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = reconcile::ask(&queue, &app) => {}
+                () = queue.closing.cancelled() => {}
+            }
+        });
     }
 
     /// Asks the worker to cancel; `false` where nobody works on that environment.
@@ -236,27 +249,35 @@ impl Worker {
         }
     }
 
-    /// What was waiting for approval when the last process ended goes before what waits in the queue.
+    /// What was waiting for approval when the last process ended goes before what waits in the queue; what is held back there ends.
     async fn next(&self) -> Result<Option<DeploymentId>, RegistryError> {
         let (registry, key) = (&self.world.registry, &self.environment.key);
-        match registry.awaiting_approval(key).await? {
-            Some(id) => Ok(Some(id)),
-            None => registry.next_queued(key).await,
+        if let Some(id) = registry.awaiting_approval(key).await? {
+            return Ok(Some(id));
         }
+        while let Some(id) = registry.next_queued(key).await? {
+            let Some(stuck) = self.holds_back(id).await? else { return Ok(Some(id)) };
+            self.end_queued(id, Status::Skipped, held_back(stuck)).await?;
+            self.world.tick();
+            tracing::warn!(deployment = id.0, stuck = stuck.0, environment = %key, "held back");
+        }
+        Ok(None)
     }
 
-    /// The newer deployment that a waiting one makes way for.
-    async fn makes_way(&self, id: DeploymentId) -> Result<Option<DeploymentId>, RegistryError> {
-        let (registry, key) = (&self.world.registry, &self.environment.key);
-        if registry.awaiting_approval(key).await? != Some(id) {
-            return Ok(None);
-        }
-        registry.next_queued(key).await
+    /// The stuck deployment because of which one that nobody asked for by name must not begin.
+    async fn holds_back(&self, id: DeploymentId) -> Result<Option<DeploymentId>, RegistryError> {
+        let registry = &self.world.registry;
+        let Some(stuck) = registry.unresolved(&self.environment.key).await? else { return Ok(None) };
+        let explicit = registry.deployment(id).await?.is_some_and(|view| view.trigger.kind.is_explicit());
+        Ok(Some(stuck).filter(|_| !explicit))
     }
 
     async fn run_to_its_end(&self, id: DeploymentId, commands: &mut mpsc::UnboundedReceiver<Command>) {
         let environment = &self.environment.key;
         match self.run_one(id, commands).await {
+            Ok(Status::AwaitingApproval) => {
+                tracing::info!(deployment = id.0, %environment, "goes on waiting for approval")
+            }
             Ok(status) => tracing::info!(deployment = id.0, %environment, %status, "ended"),
             Err(error) => match self.world.registry.saga(id).await {
                 Ok((saga, _)) if saga.is_ended() => {
@@ -295,12 +316,8 @@ impl Worker {
                     Some(Command::Cancel { id: wanted, by }) if wanted == id => drop(cancel.try_send(by)),
                     Some(Command::Cancel { id: other, by }) => self.cancel_queued(other, &by).await,
                     Some(Command::CancelRunning { by }) => drop(cancel.try_send(by)),
-                    // What was queued meanwhile is looked for after this one; one that only waits for a person's word makes way.
-                    Some(Command::Wake) => {
-                        if let Some(newer) = self.makes_way(id).await? {
-                            drop(cancel.try_send(format!("deployment {newer}, which is newer")));
-                        }
-                    }
+                    // What was queued meanwhile is looked for after this one. (One that waits for a person's word looks by itself.)
+                    Some(Command::Wake) => {}
                     None => break run.await?,
                 },
             }
@@ -327,25 +344,31 @@ impl Worker {
     }
 
     async fn cancel_queued(&self, id: DeploymentId, by: &str) {
-        let registry = &self.world.registry;
-        let result: Result<(), RegistryError> = async {
-            let (saga, seq) = registry.saga(id).await?;
-            if saga.phase != Phase::Queued {
-                return Ok(());
-            }
-            let reason = format!("cancelled by {by} while it waited");
-            let event = Event::Ended { status: Status::Cancelled, reason: Some(reason.clone()) };
-            let exit_code = outcome::exit::CANCELLED;
-            let end = End { failed_stage: None, error: Some(reason), exit_code, live: None };
-            registry
-                .append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None })
-                .await?;
-            Ok(())
-        }
-        .await;
+        let result = self.end_queued(id, Status::Cancelled, format!("cancelled by {by} while it waited")).await;
         if let Err(error) = result {
             tracing::warn!(deployment = id.0, %error, "could not be cancelled in the queue");
         }
         self.world.tick();
     }
+
+    /// Ends a deployment that has not begun; one that has is left alone.
+    async fn end_queued(&self, id: DeploymentId, status: Status, reason: String) -> Result<(), RegistryError> {
+        let registry = &self.world.registry;
+        let (saga, seq) = registry.saga(id).await?;
+        if saga.phase != Phase::Queued {
+            return Ok(());
+        }
+        let event = Event::Ended { status, reason: Some(reason.clone()) };
+        let end = End { error: Some(reason), ..outcome::end(status, &saga, &[]) };
+        let entry = Entry { event, facts: Facts::default(), end: Some(end), message: None };
+        registry.append(id, &saga, seq, &entry).await.map(drop)
+    }
+}
+
+/// Why nothing is deployed by itself to an environment whose way back failed.
+fn held_back(stuck: DeploymentId) -> String {
+    format!(
+        "deployment {stuck} is stuck, and nobody has said that it was looked at: nothing is deployed by itself until `refit resolve {stuck} \
+         --reason \"…\"`, which asks the remote again"
+    )
 }

@@ -22,6 +22,7 @@ mod hostile;
 mod images;
 mod kills;
 mod orphans;
+mod people;
 mod processes;
 mod pushes;
 mod rollback;

@@ -89,6 +89,7 @@ async fn store(config: std::sync::Arc<Config>, options: &Options) -> Vec<Finding
         if let Some(registry) = &registry {
             registry.ping().await?;
             findings.push(Finding::ok(check, path.display().to_string()));
+            findings.extend(stuck(&config, registry).await?);
         }
         let observer = Observer::new(config, registry, options)?;
         findings.extend(observer.strays().await?.iter().map(|release| {
@@ -122,6 +123,21 @@ fn leftovers(looks: &[(EnvironmentKey, Look)]) -> Vec<Finding> {
     };
     let found: Vec<Finding> = looks.iter().flat_map(of).collect();
     if found.is_empty() { vec![Finding::ok("leftovers", "none")] } else { found }
+}
+
+/// Environments to which nothing is deployed by itself, because nobody has looked at a stuck deployment.
+async fn stuck(config: &Config, registry: &Registry) -> std::result::Result<Vec<Finding>, ControlError> {
+    let mut findings = Vec::new();
+    for environment in config.environments() {
+        if let Some(id) = registry.unresolved(&environment.key).await? {
+            findings.push(Finding::fail(
+                format!("stuck {}", environment.key),
+                format!("deployment {id} could not be undone; pushes are not deployed"),
+                format!("`refit report {id}` says what to do; then `refit resolve {id} --reason \"…\"`"),
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// The configuration, as far as it can be read; what is wrong with it becomes findings.
