@@ -8,6 +8,7 @@ use serde::Serialize;
 use super::style::{clip, took};
 use crate::{
     model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status},
+    notify::freed,
     pipeline::outcome,
     registry::{Registry, Release, Result},
 };
@@ -148,6 +149,11 @@ impl Story {
             .map(|s| s.name.as_str())
             .collect();
         (!warned.is_empty()).then(|| format!("look at {}: it failed, and the deployment went on", warned.join(" and ")))
+    }
+
+    /// The space that its end gave back, and which releases went for it.
+    pub fn freed(&self) -> Option<String> {
+        freed(&self.deployment)
     }
 
     /// `branch main`, `tag v1`, or what a person named.

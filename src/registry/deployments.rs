@@ -217,11 +217,13 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
         log: optional("log"),
         undone: undone(events),
         freed: row.get::<Option<i64>, _>("freed").map(i64::unsigned_abs),
+        retired: from_json("retired releases", row.get("retired"))?,
     })
 }
 
-const SELECT: &str =
-    "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live FROM deployments AS d";
+const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
+        (SELECT json_group_array(r.deployment) FROM releases AS r WHERE r.retired_by = d.id) AS retired
+     FROM deployments AS d";
 
 fn key_of(row: &SqliteRow) -> Result<EnvironmentKey> {
     Ok(EnvironmentKey {

@@ -23,6 +23,7 @@ mod images;
 mod kills;
 mod processes;
 mod pushes;
+mod retention;
 mod rollback;
 mod secrets;
 mod telegram;
