@@ -254,7 +254,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes it for good (killing it if it runs), and for an instance that is gone does nothing.
     async fn remove(&self, instance: &Instance) -> Result<()>;
 
-    /// Removes an artefact that no instance uses. Bytes given back, as far as the engine says.
+    /// Bytes that removing the instance gives back, as far as the engine says.
+    async fn size(&self, instance: &Instance) -> Result<u64>;
+
+    /// Removes an artefact that no instance uses. Bytes given back, as far as the engine says; never more than that.
     async fn remove_artefact(&self, id: &str) -> Result<u64>;
 
     /// Every instance of this environment that carries our labels.

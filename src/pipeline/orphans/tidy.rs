@@ -157,7 +157,7 @@ async fn act(world: &World, environment: &Environment, action: &Action) -> Resul
         Action::Start { runtime, instance } => of(runtime).start(instance).await,
         Action::RemoveArtefact { runtime, id, .. } => {
             // Asked again: a deployment of another environment of the app may have found it meanwhile.
-            let in_use = world.registry.artefact_in_use(id).await;
+            let in_use = world.registry.artefact_in_use(id, None).await;
             if in_use.map_err(|error| RuntimeError::failed("ask the registry for releases", error))? {
                 return Ok(());
             }
