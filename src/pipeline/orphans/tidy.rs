@@ -84,8 +84,10 @@ async fn sights(
     for kind in kinds {
         let runtime = runtimes.of(kind);
         let seen = async {
-            // Says quickly and in good words if it is away.
-            runtime.check().await?;
+            // Says quickly and in good words if it is away. Processes cannot be, and their check makes directories.
+            if kind == RuntimeKind::Docker {
+                runtime.check().await?;
+            }
             runtime.sight(key).await
         };
         match tokio::time::timeout(LOOK_LIMIT, seen).await {
