@@ -193,6 +193,18 @@ impl ContainerExec for Script {
             },
         }
     }
+
+    async fn exec_through(
+        &self,
+        container: &str,
+        _command: &[String],
+        _env: &[(&str, &Secret)],
+        _source: &mut (dyn AsyncRead + Send + Unpin),
+        _sink: &mut (dyn AsyncWrite + Send + Unpin),
+        _job: &Job,
+    ) -> Result<ExecOutcome, RuntimeError> {
+        Err(RuntimeError::Missing { what: "container", name: container.to_owned() })
+    }
 }
 
 fn whole() -> Answer {
