@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod postgres;
+mod restore;
 mod retention;
 mod sqlite;
 
