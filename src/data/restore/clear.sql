@@ -6,6 +6,7 @@ SET statement_timeout = 0;
 SET idle_in_transaction_session_timeout = 0;
 SET lock_timeout = '30s';
 SELECT pg_catalog.set_config('search_path', 'pg_catalog', false);
+SELECT set_config(name, '1s', false) FROM pg_settings WHERE name = 'client_connection_check_interval';
 
 -- Whoever is connected would hold locks that this has to wait for. Those that this user may not end are waited for, within lock_timeout.
 DO $refit$

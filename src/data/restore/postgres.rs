@@ -8,6 +8,9 @@
 //! Not `psql --single-transaction`: that commits at the end of its input, and the input of a `psql` whose Refit was killed ends early. Here an
 //! input that ends early has no `COMMIT` in it. The first error ends `psql` (`ON_ERROR_STOP`), and the server rolls back.
 //!
+//! A server that is busy does not see that its client is gone, and would hold every lock until the statement ends. So it is told to look
+//! every second (`client_connection_check_interval`, from PostgreSQL 14 on).
+//!
 //! Loading into a second database and swapping names was the other choice. It needs the right to make databases, and it loses what belongs to
 //! the database itself: settings, rights to connect, its place in replication. What this way costs: readers wait
 //! until it is done, which they would have to anyway; and the locks it takes are as many as there are tables
@@ -65,7 +68,7 @@ fn command(database: &str, user: &str) -> Vec<String> {
     let fixed = ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
     let mut command: Vec<String> = fixed.map(str::to_owned).to_vec();
     command.push(format!("--username={user}"));
-    command.push(format!("--dbname=dbname={} connect_timeout=10", conninfo_quote(database)));
+    command.push(format!("--dbname=dbname={} connect_timeout=10 application_name='refit restore'", conninfo_quote(database)));
     command
 }
 
@@ -127,7 +130,7 @@ impl Session<'_> {
         }
         // Deferred constraints are checked now, while there is a way back for all parts.
         let end = format!(
-            "\n;SET CONSTRAINTS ALL IMMEDIATE;\nSELECT '{}', count(*) FROM pg_catalog.pg_class c \
+            "\nSET CONSTRAINTS ALL IMMEDIATE;\nSELECT '{}', count(*) FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
              WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema';\n",
             self.mark
