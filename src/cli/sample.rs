@@ -89,6 +89,7 @@ fn view(id: i64, status: Status, code: Option<u8>, stages: Vec<StageView>) -> De
         log: Some("/srv/app/logs/7.log".to_owned()),
         undone: Vec::new(),
         freed: None,
+        rollback: None,
     }
 }
 

@@ -8,7 +8,10 @@ use super::{
     parse, query, time, to_json,
 };
 use crate::{
-    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, StageView, Status, Trigger},
+    model::{
+        CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackView, Stage, StageStatus, StageView, Status,
+        Trigger,
+    },
     pipeline::journal::{Event, Recorded, Saga},
 };
 
@@ -142,6 +145,30 @@ impl Registry {
         row.map(|row| Ok((DeploymentId(row.get("id")), parse("status", row.get("status"))?))).transpose()
     }
 
+    /// The newest deployment of an environment whose commit begins with these hexadecimal digits.
+    pub async fn last_of_prefix(
+        &self,
+        key: &EnvironmentKey,
+        digits: &str,
+    ) -> Result<Option<(DeploymentId, CommitId, Status)>> {
+        let row = sqlx::query(
+            "SELECT id, commit_id, status FROM deployments
+             WHERE app = ? AND environment = ? AND substr(commit_id, 1, ?) = ? ORDER BY id DESC LIMIT 1",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .bind(i64::try_from(digits.len()).unwrap_or(i64::MAX))
+        .bind(digits)
+        .fetch_optional(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        row.map(|row| {
+            let commit = parse("commit", row.get("commit_id"))?;
+            Ok((DeploymentId(row.get("id")), commit, parse("status", row.get("status"))?))
+        })
+        .transpose()
+    }
+
     pub async fn deployment(&self, id: DeploymentId) -> Result<Option<DeploymentView>> {
         let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(SELECT);
         sql.push(" WHERE d.id = ").push_bind(id.0);
@@ -217,11 +244,25 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
         log: optional("log"),
         undone: undone(events),
         freed: row.get::<Option<i64>, _>("freed").map(i64::unsigned_abs),
+        rollback: rollback_view(row)?,
     })
 }
 
-const SELECT: &str =
-    "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live FROM deployments AS d";
+const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
+        r.kind AS rollback_kind, r.target AS rollback_target, r.reason AS rollback_reason,
+        r.forced AS rollback_forced, r.backup AS rollback_backup
+     FROM deployments AS d LEFT JOIN rollbacks AS r ON r.deployment = d.id";
+
+fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
+    let Some(kind) = row.get::<Option<String>, _>("rollback_kind") else { return Ok(None) };
+    Ok(Some(RollbackView {
+        kind: parse("kind of rollback", &kind)?,
+        to: DeploymentId(row.get("rollback_target")),
+        reason: row.get("rollback_reason"),
+        forced: row.get("rollback_forced"),
+        restore: row.get("rollback_backup"),
+    }))
+}
 
 fn key_of(row: &SqliteRow) -> Result<EnvironmentKey> {
     Ok(EnvironmentKey {

@@ -27,7 +27,7 @@ mod journal;
 mod outbox;
 mod releases;
 
-pub use decisions::{Decision, Resolution, RollbackOrder};
+pub use decisions::{Decision, LastRollback, Resolution, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};

@@ -260,6 +260,7 @@ fn view(status: Status) -> DeploymentView {
         log: None,
         undone: Vec::new(),
         freed: None,
+        rollback: None,
     }
 }
 

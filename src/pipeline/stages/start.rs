@@ -30,6 +30,9 @@ pub struct Input {
     /// The candidate is an earlier release's instance, which comes back: a rollback. It is stopped by undo, and not removed.
     #[serde(default)]
     pub release: Option<DeploymentId>,
+    /// That instance, as it was known when it was live.
+    #[serde(default)]
+    pub standing: Option<Instance>,
 }
 
 /// The way back.
@@ -61,6 +64,7 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
             progress.target.as_ref().map_or(step.deployment, |t| t.deployment),
         ),
         release: progress.target.as_ref().map(|target| target.deployment),
+        standing: progress.target.as_ref().map(|target| target.instance.clone()),
         previous: progress.previous.as_ref().map(|release| Previous {
             deployment: release.deployment,
             commit: release.commit.clone(),
@@ -74,8 +78,7 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let environment = &step.environment;
     let runtime = step.world.runtime(environment);
-    let deployment = input.release.unwrap_or(step.deployment);
-    let candidate = runtime.prepare(&spec(environment, deployment, &input.commit, &input.artefact)).await?;
+    let candidate = candidate(step, &input).await?;
     if step.job.cancel.is_cancelled() {
         return Err(StageFailure::cancelled());
     }
@@ -92,6 +95,23 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let healthy_after_ms = ms(started.elapsed());
     step.job.log.line(format!("healthy after {healthy_after_ms} ms"));
     Done::new(&Output { instance: candidate, healthy_after_ms, gap_ms })
+}
+
+/// What is to be started. An earlier release's instance that stands is taken as it is: what it is made of may be gone by now, and it
+/// starts without that.
+async fn candidate(step: &Step, input: &Input) -> Result<Instance, StageFailure> {
+    let runtime = step.world.runtime(&step.environment);
+    if let Some(standing) = &input.standing {
+        match runtime.inspect(standing).await? {
+            InstanceState::Missing => {
+                step.job.log.line(format!("{} is gone: making it again from its artefact", standing.name));
+            }
+            InstanceState::Created => {}
+            _ => return Ok(standing.clone()),
+        }
+    }
+    let deployment = input.release.unwrap_or(step.deployment);
+    Ok(runtime.prepare(&spec(&step.environment, deployment, &input.commit, &input.artefact)).await?)
 }
 
 /// Removes the candidate and brings the old instance back, healthy.
