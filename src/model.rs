@@ -409,6 +409,8 @@ pub struct RollbackView {
     pub forced: bool,
     /// The backup set that is put back; data stays as it is where unset.
     pub restore: Option<String>,
+    /// The safety checks as they were when it was asked for: see `rollback::Check`.
+    pub checks: serde_json::Value,
 }
 
 #[cfg(test)]

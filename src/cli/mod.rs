@@ -36,6 +36,7 @@ mod logs;
 mod outputs;
 mod progress;
 mod report;
+mod rollback;
 #[cfg(test)]
 mod sample;
 pub mod serve;
@@ -119,6 +120,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Serve => serve_daemon(context).await,
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Rerun(args) => deploy::rerun(context, args).await,
+        Command::Rollback(args) => Box::pin(rollback::run(context, args)).await,
         Command::Cancel(args) => cancel::run(context, &args).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::History(args) => history::run(context, &args).await,

@@ -7,7 +7,10 @@ use super::{
     story::{Live, Story},
     style::Clock,
 };
-use crate::model::{DeploymentId, DeploymentView, Stage, StageStatus, StageView, Status, Trigger, TriggerKind};
+use crate::model::{
+    DeploymentId, DeploymentView, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status, Trigger,
+    TriggerKind,
+};
 
 const NOW: i64 = 1_795_000_000;
 
@@ -140,7 +143,28 @@ pub fn all() -> Vec<Story> {
     let cancelled = view(19, Status::Cancelled, Some(130), until(Stage::Build, S::Undone, S::Undone));
     let mut skipped = view(20, Status::Skipped, Some(0), stages(&[]));
     skipped.error = Some("no path of `paths` changed".to_owned());
+    let rollback = RollbackView {
+        kind: RollbackKind::Previous,
+        to: DeploymentId(2),
+        reason: "orders fail \u{1b}[31msince 14:00".to_owned(),
+        forced: true,
+        restore: None,
+        checks: json!([]),
+    };
+    let trigger = Trigger { kind: TriggerKind::Rollback, by: Some("ada".to_owned()), delivery: None, forced: false };
+    let rolled = |id, status, code, stages| DeploymentView {
+        rollback: Some(rollback.clone()),
+        trigger: trigger.clone(),
+        ..view(id, status, code, stages)
+    };
+    let back_again = rolled(21, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
+    let not_begun = rolled(22, Status::Failed, Some(1), until(Stage::Backup, S::Failed, S::Skipped));
+    let mut broken = rolled(23, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
+    broken.undone = vec!["start: deployment 3 (89abcdef01) is live again".to_owned()];
     vec![
+        story(back_again, Some(2), &[]),
+        story(not_begun, Some(3), &[]),
+        story(broken, Some(3), &[]),
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),
         story(good, Some(12), &[]),

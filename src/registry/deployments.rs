@@ -250,7 +250,7 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
 
 const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
         r.kind AS rollback_kind, r.target AS rollback_target, r.reason AS rollback_reason,
-        r.forced AS rollback_forced, r.backup AS rollback_backup
+        r.forced AS rollback_forced, r.backup AS rollback_backup, r.checks AS rollback_checks
      FROM deployments AS d LEFT JOIN rollbacks AS r ON r.deployment = d.id";
 
 fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
@@ -261,6 +261,7 @@ fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
         reason: row.get("rollback_reason"),
         forced: row.get("rollback_forced"),
         restore: row.get("rollback_backup"),
+        checks: from_json("safety checks", row.get("rollback_checks"))?,
     }))
 }
 

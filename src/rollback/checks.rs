@@ -291,6 +291,10 @@ mod tests {
 
     /// The checks that are not `ok`, as `severity name: message`.
     fn told(change: impl FnOnce(&mut Facts<'_>)) -> Vec<String> {
+        told_with(&[], change)
+    }
+
+    fn told_with(past: &[Past], change: impl FnOnce(&mut Facts<'_>)) -> Vec<String> {
         let (live, target) = (release(5), release(3));
         let mut facts = Facts {
             kind: RollbackKind::Previous,
@@ -300,7 +304,7 @@ mod tests {
             instance: InstanceState::Exited { code: 0, out_of_memory: false },
             artefact: true,
             instance_suffices: true,
-            past: &[],
+            past,
             unreadable: None,
             lacking: Lacking::default(),
             ports: (Some(8000), Some(8000)),
@@ -333,9 +337,9 @@ mod tests {
             told(|f| (f.artefact, f.instance_suffices) = (false, false)),
             told(|f| (f.artefact, f.instance) = (false, InstanceState::Missing)),
             told(|f| f.instance = InstanceState::Missing),
-            told(|f| f.past = &changed),
-            told(|f| (f.past, f.data) = (&changed, Data::Good { set: "s".to_owned(), bytes: 1 })),
-            told(|f| f.past = &unknown),
+            told_with(&changed, |_| ()),
+            told_with(&changed, |f| f.data = Data::Good { set: "s".to_owned(), bytes: 1 }),
+            told_with(&unknown, |_| ()),
             told(|f| f.unreadable = Some("no such file".to_owned())),
             told(|f| f.lacking.networks = vec!["back".to_owned(), "front".to_owned()]),
             told(|f| f.lacking.places = vec!["uploads".to_owned()]),
