@@ -16,9 +16,15 @@ use super::{Done, Progress, StageFailure, Step, smoke};
 use crate::{
     config::{Environment, RuntimeKind},
     model::{CommitId, DeploymentId},
-    pipeline::{health, kept},
+    pipeline::{
+        health, kept,
+        state::{self, Before, Held},
+    },
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
 };
+
+/// Going back does not wait longer than this for the state to be kept.
+const KEEP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
@@ -119,6 +125,9 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let runtime = step.world.runtime(&step.environment);
     let deployment = input.release.unwrap_or(step.deployment);
     let candidate = Instance { id: input.candidate.clone(), name: input.candidate.clone(), deployment };
+    if input.release.is_none() {
+        keep_state(step, &candidate, input.previous.as_ref()).await;
+    }
     match input.release {
         None => runtime.remove(&candidate).await?,
         Some(_) => runtime.stop(&candidate, step.environment.start.stop_timeout).await?,
@@ -158,6 +167,25 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
         previous.deployment,
         previous.commit.short(),
     )))
+}
+
+/// What is known of a version that is about to be taken away again. Never a reason not to go back.
+async fn keep_state(step: &Step, candidate: &Instance, previous: Option<&Previous>) {
+    let Some(previous) = previous else { return };
+    let held = |instance: &Instance, runtime| Held { instance: instance.clone(), runtime };
+    let before = Before {
+        key: &step.environment.key,
+        by: step.deployment,
+        from: step.deployment,
+        release: previous.deployment,
+        instances: &[held(candidate, step.environment.start.runtime), held(&previous.instance, previous.runtime)],
+        backup: None,
+    };
+    match tokio::time::timeout(KEEP_LIMIT, state::keep(&step.world, before, &step.job.log)).await {
+        Ok(Ok(place)) => step.job.log.line(format!("the state before going back is kept in {place}")),
+        Ok(Err(why)) => step.job.log.line(format!("warning: {why}")),
+        Err(_) => step.job.log.line("warning: the state before going back was not kept: it took too long"),
+    }
 }
 
 async fn judge(
