@@ -362,22 +362,24 @@ impl Control {
         Observer::of(Arc::clone(&self.world.config), Some(self.world.registry.clone()), self.world.runtimes.clone())
     }
 
-    /// Takes no new work, lets running deployments finish within `grace`, then cancels and undoes them. Followers and reports may
-    /// still be read afterwards; [`close`](Self::close) ends that.
-    pub async fn shutdown(&self, grace: Duration) {
+    /// Takes no new work from this call on; the future lets running deployments finish within `grace`, then cancels and undoes them.
+    /// Followers and reports may still be read afterwards; [`close`](Self::close) ends that.
+    pub fn shutdown(&self, grace: Duration) -> impl Future<Output = ()> + Send {
         self.queue.close();
-        tokio::select! {
-            () = self.queue.idle() => {}
-            () = async {
-                tokio::select! {
-                    () = tokio::time::sleep(grace) => {}
-                    () = self.hurry.cancelled() => {}
-                }
-                self.queue.cancel_all("the daemon, which is stopping");
-                self.queue.idle().await;
-            } => {}
+        async move {
+            tokio::select! {
+                () = self.queue.idle() => {}
+                () = async {
+                    tokio::select! {
+                        () = tokio::time::sleep(grace) => {}
+                        () = self.hurry.cancelled() => {}
+                    }
+                    self.queue.cancel_all("the daemon, which is stopping");
+                    self.queue.idle().await;
+                } => {}
+            }
+            self.queue.stop().await;
         }
-        self.queue.stop().await;
     }
 
     /// Closes the registry and lets go of the lock. Call after [`shutdown`](Self::shutdown).

@@ -150,7 +150,7 @@ impl Runner {
         for recorded in &events {
             if let Event::StepSucceeded { stage, output } | Event::StepWarned { stage, output, .. } = &recorded.event {
                 // A record that cannot be read matters only to a step that needs it, which then says so.
-                let _ = stages::learn(*stage, output, &mut progress);
+                let _ = stages::learn(*stage, output, recorded.at, &mut progress);
                 skip = skip.or_else(|| skip_of(*stage, output));
             }
         }
@@ -333,7 +333,7 @@ impl Runner {
         };
         match result {
             Ok(done) => {
-                if let Err(failure) = stages::learn(stage, &done.output, &mut self.progress) {
+                if let Err(failure) = stages::learn(stage, &done.output, jiff::Timestamp::now(), &mut self.progress) {
                     return self.take_failure(stage, failure, tail, cancel).await;
                 }
                 self.skip = self.skip.take().or_else(|| skip_of(stage, &done.output));

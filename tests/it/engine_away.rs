@@ -124,11 +124,16 @@ fn docker_goes_away_in_the_middle_and_comes_back() {
     site = site.env("DOCKER_HOST", &proxy.host());
     site.push("good");
     site.deploy(0);
+    let good = site.containers(true);
     site.write("run.sh", "sleep 600\n");
     site.push("bad");
     site.serve();
     site.refit(&["deploy", "--detach"]).expect(0);
-    site.wait_for("its start", |d| d["stages"][6]["status"] == "running" && site.containers(true).len() == 1);
+    // The new one runs, and nothing else: before that, another call may be cut, with another code to end with.
+    site.wait_for("its start", |d| {
+        let running = site.containers(true);
+        d["stages"][6]["status"] == "running" && running.len() == 1 && running != good
+    });
     proxy.cut();
     site.wait_for("the failure", |d| d["stages"][6]["status"] == "failed");
     assert_eq!(site.newest()["status"], "running", "it does not give up: the engine may only be restarting");

@@ -11,7 +11,10 @@ use refit::{
     secret::Secret,
 };
 
-use crate::fixture::{Fixture, alive, free_port, kill, runtime_in, until};
+use crate::{
+    fixture::{Fixture, alive, kill, runtime_in, until},
+    ports::free_port,
+};
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -46,7 +49,7 @@ async fn every_step_of_the_life_of_an_instance_may_be_made_twice() {
     };
     until("it serves", || async { tokio::net::TcpStream::connect(address).await.is_ok() }).await;
     assert!(runtime.is_running(&instance.name).await.unwrap());
-    assert_eq!(runtime.tail(&instance, 5).await.unwrap(), ["serving"]);
+    until("its log is read", || async { runtime.tail(&instance, 5).await.unwrap() == ["serving"] }).await;
     let command = ["sh", "-c", "cat hello.txt; echo $PASSWORD; exit 4"].map(str::to_owned);
     let outcome = runtime.exec(&instance, &command, LONG).await.unwrap();
     assert_eq!((outcome.code, outcome.output), (4, vec!["hello".to_owned(), "hunter22".to_owned()]));

@@ -20,6 +20,7 @@ use crate::{
     },
     registry::{Entry, Facts, NewDeployment, NewMessage, Registry, Release},
     runtime::Instance,
+    test_ports as ports,
 };
 
 mod delivery;

@@ -225,11 +225,11 @@ async fn caught<T>(stage: Stage, work: impl Future<Output = Result<T, StageFailu
     })
 }
 
-/// Takes from a stage's recorded output what later stages need.
-pub fn learn(stage: Stage, output: &Value, progress: &mut Progress) -> Result<(), StageFailure> {
+/// Takes from a stage's recorded output, and from when it was recorded, what later stages need.
+pub fn learn(stage: Stage, output: &Value, at: jiff::Timestamp, progress: &mut Progress) -> Result<(), StageFailure> {
     match stage {
         Stage::Pull => progress.commit = Some(parsed::<pull::Output>(output)?.commit),
-        Stage::Backup => progress.backup_at = parsed::<backup::Output>(output)?.set.map(|_| jiff::Timestamp::now()),
+        Stage::Backup => progress.backup_at = parsed::<backup::Output>(output)?.set.map(|_| at),
         Stage::Build => progress.artefact = Some(parsed(output)?),
         Stage::Start => progress.instance = Some(parsed::<start::Output>(output)?.instance),
         _ => {}

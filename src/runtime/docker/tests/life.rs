@@ -1,11 +1,8 @@
 use super::*;
+use crate::test_ports::free_port;
 use bollard::models::{
     ContainerStateStatusEnum, ContainerUpdateBody, NetworkCreateRequest, RestartPolicy, RestartPolicyNameEnum,
 };
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|l| l.local_addr()).expect("port").port()
-}
 
 fn is_running(state: &InstanceState) -> bool {
     matches!(state, InstanceState::Running { .. })
@@ -42,6 +39,13 @@ async fn each_step_of_a_life_may_be_taken_twice() {
     }
     assert!(answered, "it listens where it says");
     assert!(runtime.is_running(&instance.name).await.expect("running"));
+    // The engine listens before the app does, and takes in what that printed a moment later.
+    for _ in 0..600 {
+        if runtime.tail(&instance, 10).await.expect("tail").len() >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     assert_eq!(runtime.tail(&instance, 10).await.expect("tail").len(), 2);
     assert_eq!(runtime.tail(&instance, 1).await.expect("tail").len(), 1);
     assert_eq!(runtime.instances(&fixture.environment.key).await.expect("list"), std::slice::from_ref(&instance));
