@@ -217,3 +217,7 @@ fn environment(changes: &[Change]) -> String {
     };
     changes.iter().map(text).collect::<Vec<_>>().join(", ")
 }
+
+#[cfg(test)]
+#[path = "rollback_test.rs"]
+mod tests;

@@ -31,7 +31,7 @@ mod schema;
 mod target;
 
 pub use checks::{Check, Severity, blocking};
-pub use preview::{Change, CommitLine, Commits, DataChange, Migration, Preview};
+pub use preview::{Change, CommitLine, Commits, DataChange, Migration, Preview, Side};
 pub use target::{NoTarget, Target};
 
 /// What is asked for.
