@@ -186,10 +186,7 @@ impl Story {
             Status::Superseded | Status::Skipped => return None,
             Status::Cancelled => format!("{again} when you are ready"),
             Status::Stuck if view.resolved.is_some() => return None,
-            Status::Stuck => {
-                let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
-                format!("1. {one}; 2. {two}; 3. {three}")
-            }
+            Status::Stuck => after_stuck(view),
             _ if view.exit_code == Some(69) => format!("`refit doctor` says what is missing; then {again}"),
             Status::Failed | Status::RolledBack => match view.failed_stage {
                 Some(Stage::Pull) => format!("`refit doctor` checks the access to the repository; then {again}"),
@@ -252,10 +249,8 @@ impl Story {
                 self.warning().unwrap_or_else(|| forward.to_owned())
             }
             Status::Superseded | Status::Skipped => return None,
-            Status::Stuck => format!(
-                "see why the old version does not run (`refit logs {id}`, `refit status`), go to another one with `refit rollback --to ID`, \
-                 and tell Refit when it is put right: `refit resolve {id} --reason \"…\"`"
-            ),
+            Status::Stuck if view.resolved.is_some() => return None,
+            Status::Stuck => after_stuck(view),
             _ if view.exit_code == Some(69) => "`refit doctor` says what is missing; then ask for it again".to_owned(),
             Status::Cancelled | Status::Failed | Status::RolledBack => {
                 "`refit rollback --preview` shows what stands in the way; then ask for it again".to_owned()
@@ -332,4 +327,9 @@ impl Story {
             None => how.to_owned(),
         }
     }
+}
+
+fn after_stuck(view: &DeploymentView) -> String {
+    let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
+    format!("1. {one}; 2. {two}; 3. {three}")
 }
