@@ -68,7 +68,10 @@ fn command(database: &str, user: &str) -> Vec<String> {
     let fixed = ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
     let mut command: Vec<String> = fixed.map(str::to_owned).to_vec();
     command.push(format!("--username={user}"));
-    command.push(format!("--dbname=dbname={} connect_timeout=10 application_name='refit restore'", conninfo_quote(database)));
+    command.push(format!(
+        "--dbname=dbname={} connect_timeout=10 application_name='refit restore'",
+        conninfo_quote(database)
+    ));
     command
 }
 
@@ -179,7 +182,7 @@ fn succeeded(program: &str, outcome: &ExecOutcome) -> Result<(), DataError> {
     let said = outcome.output.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join("\n");
     let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
     let hint = if said.contains("lock timeout") {
-        " (another connection holds it and could not be ended: close it; `pg_stat_activity` lists them)"
+        "; another connection holds a lock and could not be ended: close it (`pg_stat_activity` lists them)"
     } else {
         ""
     };
