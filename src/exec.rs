@@ -345,9 +345,10 @@ mod tests {
         let marker = tempfile::NamedTempFile::new().map(|f| f.into_temp_path());
         let Ok(marker) = marker else { panic!("no temporary file") };
         let script = format!("(sleep 30 & echo $! > {}; wait)", marker.display());
-        let result = Program::shell(&script).output(Duration::from_millis(300), &CancellationToken::new()).await;
+        let result = Program::shell(&script).output(Duration::from_secs(3), &CancellationToken::new()).await;
         assert!(matches!(result, Err(ExecError::TimedOut { .. })), "{result:?}");
         let pid = std::fs::read_to_string(&marker).unwrap_or_default();
+        assert!(!pid.is_empty(), "it had the time to begin");
         let alive = std::path::Path::new("/proc").join(pid.trim()).join("stat");
         // Gone, or a zombie that waits for init.
         let state = std::fs::read_to_string(alive).unwrap_or_default();

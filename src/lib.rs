@@ -26,3 +26,7 @@ pub mod runtime;
 pub mod secret;
 pub mod server;
 pub mod trigger;
+
+#[cfg(test)]
+#[path = "../tests/it/support/ports.rs"]
+mod test_ports;

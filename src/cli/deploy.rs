@@ -106,6 +106,9 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     if let Some(error) = &view.error {
         line("why", &indented(error));
     }
+    if let Some(approval) = story.approval() {
+        line("approval", &approval);
+    }
     for undone in &view.undone {
         line("undone", &indented(undone));
     }

@@ -41,6 +41,8 @@ fn as_json(story: &Story) -> Result<serde_json::Value> {
 struct Report {
     title: String,
     opening: String,
+    /// What people said.
+    said: Vec<String>,
     why: Option<String>,
     /// The stages that did something.
     stages: Vec<(String, String)>,
@@ -67,6 +69,10 @@ impl Report {
                 story.asked(),
                 sentence(&story.live_now()),
             ),
+            said: [("Approval was", story.approval()), ("It was resolved", story.resolved())]
+                .into_iter()
+                .filter_map(|(what, said)| said.map(|said| sentence(&format!("{what} {said}"))))
+                .collect(),
             why: view.error.as_deref().map(|error| match view.failed_stage {
                 Some(stage) => format!("It ended in {stage}: {}", printable(error)),
                 None => format!("Why: {}", printable(error)),
@@ -81,6 +87,7 @@ impl Report {
 
     fn text(&self) -> String {
         let mut out = format!("{}\n\n{}\n", self.title, self.opening);
+        self.said.iter().for_each(|said| out.push_str(&format!("\n{said}\n")));
         if let Some(why) = &self.why {
             out.push_str(&format!("\n{why}\n"));
         }
@@ -103,6 +110,7 @@ impl Report {
 
     fn markdown(&self) -> String {
         let mut out = format!("# {}\n\n{}\n", escape(&self.title), escape(&self.opening));
+        self.said.iter().for_each(|said| out.push_str(&format!("\n{}\n", escape(said))));
         if let Some(why) = &self.why {
             out.push_str(&format!("\n## Why\n\n{}\n", escape(why)));
         }

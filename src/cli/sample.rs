@@ -7,7 +7,10 @@ use super::{
     story::{Live, Story},
     style::Clock,
 };
-use crate::model::{DeploymentId, DeploymentView, Stage, StageStatus, StageView, Status, Trigger, TriggerKind};
+use crate::model::{
+    ApprovalState, ApprovalView, DeploymentId, DeploymentView, Resolution, Stage, StageStatus, StageView, Status,
+    Trigger, TriggerKind,
+};
 
 const NOW: i64 = 1_795_000_000;
 
@@ -89,6 +92,20 @@ fn view(id: i64, status: Status, code: Option<u8>, stages: Vec<StageView>) -> De
         log: Some("/srv/app/logs/7.log".to_owned()),
         undone: Vec::new(),
         freed: None,
+        approval: None,
+        resolved: None,
+    }
+}
+
+fn approval(state: ApprovalState) -> ApprovalView {
+    let said = matches!(state, ApprovalState::Approved | ApprovalState::Rejected);
+    ApprovalView {
+        state,
+        by: said.then(|| "grace".to_owned()),
+        reason: (state == ApprovalState::Rejected).then(|| "not before \u{1b}[31mMonday".to_owned()),
+        at: said.then(|| at(250)),
+        requested_at: at(270),
+        expires_at: at(-3_600),
     }
 }
 
@@ -139,6 +156,21 @@ pub fn all() -> Vec<Story> {
     let cancelled = view(19, Status::Cancelled, Some(130), until(Stage::Build, S::Undone, S::Undone));
     let mut skipped = view(20, Status::Skipped, Some(0), stages(&[]));
     skipped.error = Some("no path of `paths` changed".to_owned());
+    let gate = |id, status, code, state| {
+        let ends = if status == Status::Failed { S::Undone } else { S::Succeeded };
+        let mut view = view(id, status, code, until(Stage::Tag, ends, S::Succeeded));
+        view.approval = Some(approval(state));
+        view
+    };
+    let awaiting = gate(21, Status::AwaitingApproval, None, ApprovalState::Waiting);
+    let mut rejected = gate(22, Status::Failed, Some(1), ApprovalState::Rejected);
+    rejected.error = Some("rejected by grace: not before Monday".to_owned());
+    let mut expired = gate(23, Status::Failed, Some(1), ApprovalState::Expired);
+    expired.error = Some("nobody approved it in time".to_owned());
+    let mut broken = view(24, Status::Stuck, Some(5), until(Stage::Start, S::Failed, S::Succeeded));
+    broken.trigger.kind = TriggerKind::Rollback;
+    let mut looked = view(25, Status::Stuck, Some(5), until(Stage::Start, S::UndoFailed, S::Succeeded));
+    looked.resolved = Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
     vec![
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),
@@ -151,5 +183,10 @@ pub fn all() -> Vec<Story> {
         story(superseded, Some(3), &[]),
         story(cancelled, Some(3), &[]),
         story(skipped, Some(3), &[]),
+        story(awaiting, Some(3), &[]),
+        story(rejected, Some(3), &[]),
+        story(expired, Some(3), &[]),
+        story(broken, Some(3), &[]),
+        story(looked, Some(3), &[]),
     ]
 }

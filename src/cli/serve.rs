@@ -114,6 +114,8 @@ async fn serve(
     announce(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
     signals.end().await;
 
+    // First, so that nothing begins after the word of it.
+    let shutdown = control.shutdown(GRACE);
     tracing::info!(
         "stopping: running deployments have {} seconds to end; a second signal cancels them",
         GRACE.as_secs()
@@ -125,7 +127,7 @@ async fn serve(
         NotifyState::ExtendTimeoutUsec(micros),
     ]);
     network_ends.cancel();
-    shut_down(control, signals).await;
+    shut_down(control, shutdown, signals).await;
     all_ends.cancel();
     for task in [network, local, watchdog, reports] {
         if let Err(error) = task.await {
@@ -136,8 +138,7 @@ async fn serve(
     Ok(())
 }
 
-async fn shut_down(control: &Control, signals: &mut Signals) {
-    let shutdown = control.shutdown(GRACE);
+async fn shut_down(control: &Control, shutdown: impl Future<Output = ()>, signals: &mut Signals) {
     tokio::pin!(shutdown);
     loop {
         select! {

@@ -38,6 +38,11 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
         line("time", took);
     }
     line("live", story.live_now());
+    for (name, said) in [("approval", story.approval()), ("resolved", story.resolved())] {
+        if let Some(said) = said {
+            line(name, said);
+        }
+    }
     for (name, value) in [("image", &view.image), ("backup", &view.backup)] {
         if let Some(value) = value {
             line(name, value.clone());

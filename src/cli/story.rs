@@ -7,7 +7,9 @@ use serde::Serialize;
 
 use super::style::{clip, took};
 use crate::{
-    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status},
+    model::{
+        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status, TriggerKind,
+    },
     pipeline::outcome,
     registry::{Registry, Release, Result},
 };
@@ -66,7 +68,12 @@ impl Story {
             Status::Failed => format!("deployment {id} of {environment} failed{place}"),
             Status::RolledBack => format!("deployment {id} of {environment} failed{place} and was rolled back"),
             Status::Stuck => {
-                format!("CRITICAL: deployment {id} of {environment} failed{place} and could not be undone")
+                let critical = if view.resolved.is_some() { "" } else { "CRITICAL: " };
+                if view.trigger.kind == TriggerKind::Rollback {
+                    format!("{critical}rollback {id} of {environment} failed{place}: the way back itself is broken")
+                } else {
+                    format!("{critical}deployment {id} of {environment} failed{place} and could not be undone")
+                }
             }
             Status::Superseded => format!("deployment {id} of {environment} made way for a newer one"),
             Status::Cancelled => format!("deployment {id} of {environment} was cancelled"),
@@ -107,14 +114,17 @@ impl Story {
             Status::Queued | Status::Running => {
                 format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
             }
-            Status::AwaitingApproval => format!("`refit approve {id}` lets it go on, `refit reject {id}` undoes it"),
+            Status::AwaitingApproval => {
+                format!("`refit approve {id}` lets it go on, `refit reject {id} --reason \"…\"` undoes it")
+            }
             Status::Succeeded => return self.warning(),
             Status::Superseded | Status::Skipped => return None,
             Status::Cancelled => format!("{again} when you are ready"),
-            Status::Stuck => format!(
-                "look at what runs (`refit status`, `refit show {id}`), bring a good version up by hand if users see an \
-                 error, then deploy again"
-            ),
+            Status::Stuck if view.resolved.is_some() => return None,
+            Status::Stuck => {
+                let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
+                format!("1. {one}; 2. {two}; 3. {three}")
+            }
             _ if view.exit_code == Some(69) => format!("`refit doctor` says what is missing; then {again}"),
             Status::Failed | Status::RolledBack => match view.failed_stage {
                 Some(Stage::Pull) => format!("`refit doctor` checks the access to the repository; then {again}"),
@@ -136,6 +146,29 @@ impl Story {
             },
         };
         Some(text)
+    }
+
+    /// What was said where the deployment asked for approval.
+    pub fn approval(&self) -> Option<String> {
+        let approval = self.deployment.approval.as_ref()?;
+        let until = approval.expires_at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        let by = approval.by.as_deref().map(|by| format!(" by {}", clip(by, 40))).unwrap_or_default();
+        let at = approval.at.map(|at| format!(" at {}", at.strftime("%Y-%m-%d %H:%M:%S UTC"))).unwrap_or_default();
+        let why = approval.reason.as_deref().map(|why| format!(": {}", clip(why, 200))).unwrap_or_default();
+        Some(match approval.state {
+            ApprovalState::Waiting => format!("waited for until {until}"),
+            ApprovalState::Approved => format!("given{by}{at}{why}"),
+            ApprovalState::Rejected => format!("refused{by}{at}{why}"),
+            ApprovalState::Expired => format!("not given until {until}"),
+            ApprovalState::Cancelled => "asked for, and cancelled before anybody answered".to_owned(),
+        })
+    }
+
+    /// Who has looked at a stuck deployment, and what was found.
+    pub fn resolved(&self) -> Option<String> {
+        let resolved = self.deployment.resolved.as_ref()?;
+        let at = resolved.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        Some(format!("by {} at {at}: {}", clip(&resolved.by, 40), clip(&resolved.reason, 200)))
     }
 
     /// Stages that failed without ending the deployment.
@@ -162,7 +195,7 @@ impl Story {
 
     /// `took 1m 05s`, or `running for 12.0s`.
     pub fn took(&self) -> Option<String> {
-        let verb = if self.deployment.status == Status::Running { "running for" } else { "took" };
+        let verb = if self.deployment.status.is_end() { "took" } else { "running for" };
         self.deployment.duration_ms.map(|ms| format!("{verb} {}", took(ms)))
     }
 

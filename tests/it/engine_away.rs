@@ -3,7 +3,7 @@
 
 use std::{os::unix::net::UnixListener, thread};
 
-use crate::support::{Site, http, proxy::Proxy};
+use crate::support::{Site, docker, http, poll, proxy::Proxy};
 
 #[test]
 fn docker_is_down_at_the_start() {
@@ -40,6 +40,24 @@ fn docker_is_down_at_the_daemons_start_and_comes_back() {
 }
 
 #[test]
+fn docker_comes_back_and_what_nobody_recorded_is_put_in_order() {
+    let mut site = Site::docker();
+    site.push("first");
+    site.deploy(0);
+    let name = site.containers(true).pop().unwrap();
+    docker(&["stop", "--time", "1", &name]);
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    proxy.cut();
+    site = site.env("DOCKER_HOST", &proxy.host());
+    site.serve();
+    assert!(site.daemon_log().contains("looked for again"), "{}", site.daemon_log());
+    assert_eq!(site.page(), None);
+    proxy.mend();
+    poll(|| site.page()).expect("it is started");
+    site.expect_page("one");
+}
+
+#[test]
 fn docker_hangs_and_the_deployment_does_not() {
     let site = Site::docker();
     let silent = site.path().join("silent.sock");
@@ -60,11 +78,16 @@ fn docker_goes_away_in_the_middle_and_comes_back() {
     site = site.env("DOCKER_HOST", &proxy.host());
     site.push("good");
     site.deploy(0);
+    let good = site.containers(true);
     site.write("run.sh", "sleep 600\n");
     site.push("bad");
     site.serve();
     site.refit(&["deploy", "--detach"]).expect(0);
-    site.wait_for("its start", |d| d["stages"][6]["status"] == "running" && site.containers(true).len() == 1);
+    // The new one runs, and nothing else: before that, another call may be cut, with another code to end with.
+    site.wait_for("its start", |d| {
+        let running = site.containers(true);
+        d["stages"][6]["status"] == "running" && running.len() == 1 && running != good
+    });
     proxy.cut();
     site.wait_for("the failure", |d| d["stages"][6]["status"] == "failed");
     assert_eq!(site.newest()["status"], "running", "it does not give up: the engine may only be restarting");

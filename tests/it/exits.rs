@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use crate::support::Site;
+use crate::support::{Site, docker};
 
 #[test]
 fn docker_exit_0_the_deployment_is_live_and_healthy() {
@@ -122,25 +122,21 @@ fn docker_exit_5_going_back_failed_and_a_person_is_needed() {
     let site = Site::docker();
     site.push("good");
     let good = site.deploy(0);
-    // Somebody tidied up: the old version's container and image are gone.
-    site.write("run.sh", "httpd -f -p 8080 -h /app/www & sleep 2; rm -f www/health; wait\n");
     site.version("two");
     site.push("bad");
     let name = site.containers(true).remove(0);
     let image = good["image"].as_str().unwrap().to_owned();
-    let sabotage = std::thread::spawn(move || {
-        // As soon as the old container is stopped it is removed, with its image.
-        let stopped = crate::support::poll(|| {
-            let state = crate::support::docker(&["inspect", "--format", "{{.State.Running}}", &name]);
-            (state.trim() == "false").then_some(())
+    let site = site.with("[smoke]\nbake = \"5m\"\ninterval = \"100ms\"\n[[smoke.check]]\nhttp = \"/health\"");
+    let bad = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            site.wait_for("its bake time", |d| d["stages"][7]["status"] == "running");
+            // Somebody tidies up: the old version's container and image go. Then the new one fails.
+            docker(&["rm", &name]);
+            docker(&["rmi", "-f", &image]);
+            docker(&["exec", &site.containers(true)[0], "rm", "/app/www/health"]);
         });
-        stopped.expect("the old container is stopped");
-        crate::support::docker(&["rm", "-f", &name]);
-        crate::support::docker(&["rmi", "-f", &image]);
+        site.deploy(5)
     });
-    let site = site.with("[smoke]\nbake = \"20s\"\ninterval = \"100ms\"\n[[smoke.check]]\nhttp = \"/health\"");
-    let bad = site.deploy(5);
-    sabotage.join().unwrap();
     assert_eq!(bad["status"], "stuck", "{bad:#}");
     assert!(bad["error"].as_str().is_some_and(|e| e.contains("undoing start failed")), "{bad:#}");
 }

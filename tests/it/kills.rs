@@ -1,15 +1,22 @@
 //! SIGKILL and SIGTERM in the middle; two daemons on one state directory.
 
-use crate::support::{Site, free_port, poll};
+use crate::support::{Site, free_port};
 
 /// The index of build, the last stage of the fan-out: everything up to it can run at the same time.
 const FAN_OUT_END: usize = 3;
 
+/// Longer than it takes to see that it bakes; the deployments that are to end have a short one.
+const LONG_BAKE: &str = "bake = \"5m\"";
+
 /// Kills the daemon while `stage` (its index) runs; after the restart the deployment has an end, and one version is live.
 fn killed_during(stage: usize, name: &str, extra: &str, change: impl Fn(&Site)) {
-    let mut site = Site::docker().with(extra);
+    let quick = extra.replace(LONG_BAKE, "bake = \"0s\"");
+    let mut site = Site::docker().with(&quick);
     site.push("good");
     site.deploy(0);
+    if extra.contains(LONG_BAKE) {
+        site.edit_config("bake = \"0s\"", LONG_BAKE);
+    }
     change(&site);
     site.version("two");
     let commit = site.push("killed");
@@ -22,6 +29,9 @@ fn killed_during(stage: usize, name: &str, extra: &str, change: impl Fn(&Site)) 
         d["stages"][stage]["status"] == "running" && (0..=FAN_OUT_END).all(|n| n == stage || over(n))
     });
     site.kill_daemon();
+    if extra.contains(LONG_BAKE) {
+        site.edit_config(LONG_BAKE, "bake = \"0s\"");
+    }
     site.serve();
     let ended = site.settled();
     assert_eq!(ended["commit"], *commit);
@@ -70,8 +80,8 @@ fn docker_killed_during_start() {
 
 #[test]
 fn docker_killed_during_smoke() {
-    let bake = "[smoke]\nbake = \"3s\"\n[[smoke.check]]\nhttp = \"/health\"\n";
-    killed_during(7, "smoke", bake, |_| ());
+    let bake = format!("[smoke]\n{LONG_BAKE}\n[[smoke.check]]\nhttp = \"/health\"\n");
+    killed_during(7, "smoke", &bake, |_| ());
 }
 
 #[test]
@@ -89,12 +99,16 @@ fn a_delivery_that_was_accepted_survives_a_kill() {
 
 #[test]
 fn sigterm_lets_a_running_deployment_finish() {
-    let mut site = Site::process().with("[build]\nrun = \"sleep 2\"");
+    let mut site = Site::process().with_held_build();
     site.push("first");
+    site.hold();
     site.serve();
     site.refit(&["deploy", "--detach"]).expect(0);
     site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
-    assert_eq!(site.stop_daemon(), 0);
+    site.signal("TERM");
+    site.wait_for_log("stopping");
+    site.let_go();
+    assert_eq!(site.wait_for_the_daemons_end(), 0);
     let ended = site.newest();
     assert_eq!(ended["status"], "succeeded", "{ended:#}\n{}", site.daemon_log());
 }
@@ -111,8 +125,7 @@ fn a_second_sigterm_cancels_and_undoes() {
     site.refit(&["deploy", "--detach"]).expect(0);
     site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
     site.signal("TERM");
-    let stopping = poll(|| site.daemon_log().contains("stopping").then_some(()));
-    stopping.unwrap_or_else(|| panic!("no word of stopping: {}", site.daemon_log()));
+    site.wait_for_log("stopping");
     assert_eq!(site.stop_daemon(), 0);
     let ended = site.newest();
     assert_eq!(ended["status"], "cancelled", "{ended:#}");
@@ -134,7 +147,7 @@ fn docker_a_second_sigterm_during_start_brings_the_old_version_back() {
     // The old one is stopped already.
     site.wait_for("its start", |d| d["stages"][6]["status"] == "running" && site.page().is_none());
     site.signal("TERM");
-    poll(|| site.daemon_log().contains("stopping").then_some(())).expect("it says that it stops");
+    site.wait_for_log("stopping");
     assert_eq!(site.stop_daemon(), 0);
     let ended = site.newest();
     assert_eq!(ended["status"], "cancelled", "{ended:#}\n{}", site.daemon_log());
@@ -151,8 +164,9 @@ fn docker_a_second_sigterm_during_start_brings_the_old_version_back() {
 
 #[test]
 fn what_waits_during_a_stop_is_deployed_by_the_next_start() {
-    let mut site = Site::process().with("[build]\nrun = \"sleep 2\"");
+    let mut site = Site::process().with_held_build();
     site.push("first");
+    site.hold();
     site.serve();
     site.refit(&["deploy", "--detach"]).expect(0);
     site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
@@ -160,7 +174,10 @@ fn what_waits_during_a_stop_is_deployed_by_the_next_start() {
     let second = site.push("second");
     assert_eq!(site.webhook("d-1", &site.push_body("main", &second)).status, 202);
     site.wait_for("its place in the queue", |d| d["commit"] == *second && d["status"] == "queued");
-    assert_eq!(site.stop_daemon(), 0);
+    site.signal("TERM");
+    site.wait_for_log("stopping");
+    site.let_go();
+    assert_eq!(site.wait_for_the_daemons_end(), 0);
     assert_eq!(site.newest()["status"], "queued", "the first one ended, the second was not begun");
     site.expect_page("one");
     site.serve();

@@ -22,6 +22,8 @@ mod hostile;
 mod images;
 mod kills;
 mod matrix;
+mod orphans;
+mod people;
 mod processes;
 mod pushes;
 mod rollback;

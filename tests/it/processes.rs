@@ -1,5 +1,7 @@
 //! The process runtime through the whole pipeline: what needs no Docker at all.
 
+use std::process::Command;
+
 use crate::support::{Site, poll};
 
 #[test]
@@ -53,11 +55,34 @@ fn the_app_survives_the_daemon() {
 #[test]
 fn an_app_that_crashes_later_is_started_again() {
     let site = Site::process();
-    site.write("run.sh", "(sleep 3; kill $$) & exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n");
+    let pid_file = site.path().join("pid");
+    let server = "exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT";
+    site.write("run.sh", &format!("echo $$ >{}\n{server}\n", pid_file.display()));
     site.push("first");
     site.deploy(0);
-    poll(|| site.page().is_none().then_some(())).expect("it dies");
+    let pid = || std::fs::read_to_string(&pid_file).unwrap().trim().to_owned();
+    let first = pid();
+    assert!(Command::new("kill").arg(&first).status().unwrap().success());
+    poll(|| (!["", &first].contains(&pid().as_str())).then_some(())).expect("another one is started");
     poll(|| site.page()).expect("it is back");
+}
+
+/// A check that fails because the app ended says that it ended.
+#[test]
+fn a_check_that_meets_no_app_says_what_became_of_it() {
+    let site = Site::process();
+    let pid_file = site.path().join("pid").display().to_string();
+    let check = format!(
+        "old=$(cat {pid_file}); kill $old; while [ \"$(cat {pid_file})\" = $old ]; do sleep 0.05; done; exit 9"
+    );
+    site.write("check.sh", &check);
+    let site = site.with("[smoke]\nbake = \"0s\"\n[[smoke.check]]\nname = \"own\"\nexec = [\"sh\", \"check.sh\"]");
+    let server = "exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT";
+    site.write("run.sh", &format!("echo $$ >{pid_file}\n{server}\n"));
+    site.push("first");
+    let bad = site.deploy(4);
+    let error = bad["error"].as_str().unwrap();
+    assert!(error.contains("`own` failed: it exited with code 9 (refit-") && error.contains("restarted"), "{error}");
 }
 
 #[test]
@@ -65,7 +90,7 @@ fn sqlite_is_backed_up_before_a_deployment() {
     let site = Site::process();
     let database = site.path().join("app.db");
     let sql = |statement: &str| {
-        let done = std::process::Command::new("sqlite3").arg(&database).arg(statement).status().unwrap();
+        let done = Command::new("sqlite3").arg(&database).arg(statement).status().unwrap();
         assert!(done.success());
     };
     sql("PRAGMA journal_mode = wal; CREATE TABLE entries (text); INSERT INTO entries VALUES ('kept');");
@@ -78,8 +103,8 @@ fn sqlite_is_backed_up_before_a_deployment() {
     let file = set.join(manifest["parts"][0]["file"].as_str().unwrap());
     let restored = site.path().join("restored.db");
     let script = format!("gunzip -c '{}' > '{}'", file.display(), restored.display());
-    assert!(std::process::Command::new("sh").args(["-c", &script]).status().unwrap().success());
-    let rows = std::process::Command::new("sqlite3").arg(&restored).arg("SELECT text FROM entries").output().unwrap();
+    assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+    let rows = Command::new("sqlite3").arg(&restored).arg("SELECT text FROM entries").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&rows.stdout).trim(), "kept");
 
     // A required backup that fails ends the deployment before anything changes.

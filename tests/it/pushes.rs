@@ -174,8 +174,9 @@ fn a_push_while_the_daemon_is_away_is_found_later() {
 
 #[test]
 fn the_newest_waiting_push_wins() {
-    let mut site = Site::process().with("[build]\nrun = \"sleep 2\"");
+    let mut site = Site::process().with_held_build();
     let mut commits = vec![site.push("0")];
+    site.hold();
     site.serve();
     site.webhook("d-0", &site.push_body("main", &commits[0]));
     site.wait_for("the build", |d| d["stages"][3]["status"] == "running");
@@ -185,6 +186,8 @@ fn the_newest_waiting_push_wins() {
         site.webhook(&format!("d-{n}"), &site.push_body("main", &commits[n]));
     }
     let last = commits.last().unwrap().clone();
+    site.wait_for("its place in the queue", |d| d["commit"] == *last && d["status"] == "queued");
+    site.let_go();
     site.wait_for("the last", |d| d["commit"] == *last && d["status"] == "succeeded");
     site.expect_page("3");
     let built = site.history().iter().filter(|d| d["status"] == "succeeded").count();

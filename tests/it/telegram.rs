@@ -58,6 +58,7 @@ fn a_success_and_a_failure_are_each_reported_once() {
     expect_all(&failure, &["line 3 of the tests", "FAILED test_sign", "refit logs", "refit rerun", "as before"]);
 
     // Neither the daemon's end nor its next start says anything again.
+    site.wait_for_settled_reports(2);
     site.kill_daemon();
     site.serve();
     site.write("test.sh", "true\n");
@@ -112,6 +113,7 @@ fn a_report_survives_the_daemon_that_wrote_it() {
     api.restart();
     site.serve();
     expect_all(&api.wait_for(1)[0], &[&commit[..10], "nobody was told", "deployed"]);
+    site.wait_for_settled_reports(1);
     site.kill_daemon();
     site.serve();
     expect_no_more_than(&api, &site, 1);

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    net::{IpAddr, Ipv4Addr, TcpListener},
+    net::{IpAddr, Ipv4Addr},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -190,11 +190,6 @@ fn commit_files(repository: &Path, files: &[(&str, &str)]) -> CommitId {
 
 pub fn job() -> Job {
     Job { log: DeploymentLog::discard(Redactor::default()).section("test"), cancel: CancellationToken::new() }
-}
-
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
 }
 
 /// Polls until `condition` holds.

@@ -3,4 +3,6 @@
 
 mod fixture;
 mod instances;
+#[path = "../it/support/ports.rs"]
+mod ports;
 mod releases;

@@ -18,8 +18,9 @@ use crate::{
         journal::{Event, FailureKind},
         outcome,
     },
-    registry::{Entry, Facts, NewDeployment, NewMessage, Registry, Release},
+    registry::{Decision, Entry, Facts, NewDeployment, NewMessage, Registry, Release},
     runtime::Instance,
+    test_ports as ports,
 };
 
 mod delivery;

@@ -161,8 +161,7 @@ async fn no_error_and_no_log_shows_the_token() -> Done {
     let unknown = "987654321:AAanother-token-of-the-right-length-0123";
     for token in [TOKEN, unknown, odd] {
         let config = desk.config_for(&api.url(), token, "");
-        let mut client =
-            Client::with_limit(config.telegram.as_ref().ok_or("no telegram")?, Duration::from_millis(300))?;
+        let mut client = Client::with_limit(config.telegram.as_ref().ok_or("no telegram")?, Duration::from_secs(2))?;
         said.push(format!("{client:?}"));
         for fault in [Fault::Hangup, Fault::Silence, Fault::NotJson, Fault::BadRequest("no"), Fault::TooMany(3)] {
             api.faults([fault]);

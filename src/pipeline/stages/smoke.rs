@@ -76,7 +76,10 @@ async fn round(step: &Step, instance: &Instance, loud: bool) -> Result<Vec<Check
             if step.job.cancel.is_cancelled() {
                 return Err(StageFailure::cancelled());
             }
-            let message = format!("smoke check `{}` failed: {why}", check.name);
+            // An app that ended answers nothing: then that is why, and not the check.
+            let gone = gone(step, instance).await.ok().flatten();
+            let gone = gone.map(|gone| format!(" ({} {gone})", instance.name)).unwrap_or_default();
+            let message = format!("smoke check `{}` failed: {why}{gone}", check.name);
             step.job.log.line(&message);
             quote(step, instance).await;
             return Err(StageFailure::failed(message));
@@ -91,9 +94,16 @@ async fn round(step: &Step, instance: &Instance, loud: bool) -> Result<Vec<Check
 }
 
 async fn still_running(step: &Step, instance: &Instance) -> Result<(), StageFailure> {
+    let Some(gone) = gone(step, instance).await? else { return Ok(()) };
+    quote(step, instance).await;
+    Err(StageFailure::failed(format!("{} {gone}", instance.name)))
+}
+
+/// What became of an instance that has not run all the time.
+async fn gone(step: &Step, instance: &Instance) -> Result<Option<String>, StageFailure> {
     let runtime = step.world.runtime(&step.environment);
-    let gone = match runtime.inspect(instance).await? {
-        InstanceState::Running { restarts: 0, .. } => return Ok(()),
+    Ok(Some(match runtime.inspect(instance).await? {
+        InstanceState::Running { restarts: 0, .. } => return Ok(None),
         InstanceState::Running { restarts: 1, .. } => "ended and was restarted once".to_owned(),
         InstanceState::Running { restarts, .. } => format!("ended and was restarted {restarts} times"),
         InstanceState::Restarting { code, .. } => format!("exited with code {code} and is being restarted"),
@@ -101,9 +111,7 @@ async fn still_running(step: &Step, instance: &Instance) -> Result<(), StageFail
         InstanceState::Exited { code, .. } => format!("exited with code {code}"),
         InstanceState::Created => "was never started".to_owned(),
         InstanceState::Missing => "is gone".to_owned(),
-    };
-    quote(step, instance).await;
-    Err(StageFailure::failed(format!("{} {gone}", instance.name)))
+    }))
 }
 
 /// The app's last lines, for the report.

@@ -26,5 +26,9 @@ CREATE TABLE resolutions (
     at         INTEGER NOT NULL
 ) STRICT;
 
+-- A worker looks for what waits every second; stuck ones are looked for with every push.
+CREATE INDEX deployments_unfinished ON deployments (app, environment, status) WHERE finished_at IS NULL;
+CREATE INDEX deployments_stuck ON deployments (app, environment) WHERE status = 'stuck';
+
 -- Bytes that retention gave back at the end of the deployment.
 ALTER TABLE deployments ADD COLUMN freed INTEGER;

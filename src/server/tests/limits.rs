@@ -22,6 +22,15 @@ async fn closed(stream: &mut TcpStream) {
     while stream.read(&mut waste).await.is_ok_and(|n| n > 0) {}
 }
 
+/// With clocks this short a machine that is busy may cut off anybody, who then tries again.
+async fn an_honest_peer_is_served(server: &Running) {
+    eventually("an honest peer is served", || async {
+        let stream = server.connect().await;
+        try_send(stream, request(hyper::Method::GET, "/_deploy/health")).await.is_ok_and(|r| r.status() == 200)
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn idle_connections_are_bounded_and_others_are_served() {
     let server = Running::start_with(two_apps(), Limits { max_connections: 100, ..short() }, |_, _| {}).await;
@@ -30,11 +39,7 @@ async fn idle_connections_are_bounded_and_others_are_served() {
         idle.push(server.connect().await);
     }
     // A connection that finds no slot is closed unanswered, so an honest peer tries again.
-    eventually("an honest peer is served", || async {
-        let stream = server.connect().await;
-        try_send(stream, request(hyper::Method::GET, "/_deploy/health")).await.is_ok_and(|r| r.status() == 200)
-    })
-    .await;
+    an_honest_peer_is_served(&server).await;
     for stream in &mut idle {
         closed(stream).await;
     }
@@ -57,7 +62,7 @@ async fn headers_and_bodies_a_byte_at_a_time_are_cut_off() {
         }
     });
     tokio::time::timeout(Duration::from_secs(60), futures_util::future::join_all(drips)).await.unwrap();
-    assert_eq!(server.get("/_deploy/health").await.0, 200);
+    an_honest_peer_is_served(&server).await;
 }
 
 #[tokio::test]

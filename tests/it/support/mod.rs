@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -14,10 +14,13 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod ports;
 #[expect(dead_code, reason = "the notifier's own tests, which share it, order the other kinds of trouble")]
 pub mod telegram;
 
 pub mod proxy;
+
+pub use ports::free_port;
 
 /// How long anything is waited for; a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -167,6 +170,24 @@ impl Site {
         self
     }
 
+    /// `[build]` of the process runtime: its build waits between `hold` and `let_go`.
+    pub fn with_held_build(self) -> Self {
+        let hold = self.hold_file();
+        self.with(&format!("[build]\nrun = \"while [ -e {} ]; do sleep 0.05; done\"", hold.display()))
+    }
+
+    fn hold_file(&self) -> PathBuf {
+        self.path().join("hold")
+    }
+
+    pub fn hold(&self) {
+        fs::write(self.hold_file(), "").expect("a file");
+    }
+
+    pub fn let_go(&self) {
+        fs::remove_file(self.hold_file()).expect("it was held");
+    }
+
     pub fn env(mut self, key: &str, value: &str) -> Self {
         self.set_env(key, value);
         self
@@ -220,7 +241,17 @@ impl Site {
             telegram::CHAT,
             api.url()
         );
-        self.env("TELEGRAM_API_TOKEN", telegram::TOKEN).with(&table)
+        // That a report was settled is a matter for the log's details.
+        self.env("TELEGRAM_API_TOKEN", telegram::TOKEN).env("REFIT_LOG", "info,refit=debug").with(&table)
+    }
+
+    /// Waits until the daemon, in all its lives, has noted that Telegram took so many reports: later than Telegram took
+    /// them. Before that a kill makes it send the last one again.
+    #[track_caller]
+    pub fn wait_for_settled_reports(&self, wanted: usize) {
+        let settled = || self.daemon_log().matches("reported to Telegram").count();
+        let all = poll(|| (settled() >= wanted).then_some(()));
+        all.unwrap_or_else(|| panic!("{} of {wanted} reports were settled: {}", settled(), self.daemon_log()));
     }
 
     pub fn write(&self, path: &str, content: &str) {
@@ -365,6 +396,13 @@ impl Site {
         fs::read_to_string(self.path().join("daemon.log")).unwrap_or_default()
     }
 
+    /// Waits until the daemon has said `words`.
+    #[track_caller]
+    pub fn wait_for_log(&self, words: &str) {
+        let said = poll(|| self.daemon_log().contains(words).then_some(()));
+        said.unwrap_or_else(|| panic!("no word of `{words}`: {}", self.daemon_log()));
+    }
+
     /// Sends a signal to the daemon.
     pub fn signal(&self, name: &str) {
         let pid = self.daemon_pid().to_string();
@@ -383,6 +421,11 @@ impl Site {
     /// SIGTERM, and its exit code.
     pub fn stop_daemon(&mut self) -> i32 {
         self.signal("TERM");
+        self.wait_for_the_daemons_end()
+    }
+
+    /// Its exit code.
+    pub fn wait_for_the_daemons_end(&mut self) -> i32 {
         let mut child = self.daemon.take().expect("a daemon");
         let status = poll(|| child.try_wait().expect("the daemon can be waited for"));
         status.expect("the daemon ends after SIGTERM").code().unwrap_or(-1)
@@ -398,7 +441,18 @@ impl Site {
     /// Waits until no deployment is under way, and returns the newest.
     #[track_caller]
     pub fn settled(&self) -> Value {
-        self.wait_for("an end", |d| !matches!(d["status"].as_str(), Some("queued" | "running")))
+        self.wait_for("an end", |d| !matches!(d["status"].as_str(), Some("queued" | "running" | "awaiting_approval")))
+    }
+
+    /// What the store says of a delivery, once it was settled without a deployment.
+    pub fn ignored_delivery(&self, delivery: &str) -> Option<String> {
+        let store = self.path().join(".refit/refit.db");
+        let script = "import sqlite3, sys\n\
+                      rows = sqlite3.connect(sys.argv[1]).execute('SELECT outcome FROM deliveries WHERE delivery = ?', sys.argv[2:])\n\
+                      print(*[row[0] or '' for row in rows])";
+        let mut python = self.command(Path::new("python3"));
+        let ran: Ran = python.args(["-c", script]).arg(store).arg(delivery).output().expect("python3 runs").into();
+        Some(ran.expect(0).stdout).filter(|outcome| outcome.contains("\"ignored\":\""))
     }
 
     /// A signed push delivery, as GitHub would send it.
@@ -519,19 +573,6 @@ pub fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         thread::sleep(Duration::from_millis(20));
     }
     None
-}
-
-/// A port below the ephemeral range that nobody listens on.
-pub fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 10_000 + (std::process::id().wrapping_mul(37).wrapping_add(n * 7919)) % 20_000;
-        let port = u16::try_from(port).expect("a port");
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 /// `sha256=…` over the body.

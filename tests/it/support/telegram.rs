@@ -21,6 +21,8 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
+use super::ports::free_port;
+
 #[path = "telegram_html.rs"]
 pub mod html;
 
@@ -109,7 +111,8 @@ pub struct BotApi {
 
 impl BotApi {
     pub fn start() -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a loopback port");
+        // Its own also while it is stopped: one that the kernel hands out could be another's when it is wanted back.
+        let listener = TcpListener::bind(("127.0.0.1", free_port())).expect("a loopback port");
         let address = listener.local_addr().expect("its address");
         let mut api = Self { address, state: Arc::default(), server: None };
         api.serve(listener);
