@@ -448,6 +448,9 @@ pub struct DeploymentView {
     /// Bytes that retention gave back at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freed: Option<u64>,
+    /// The releases that went then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<DeploymentId>,
     /// Where its environment asks for approval, once it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalView>,

@@ -112,6 +112,9 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     for undone in &view.undone {
         line("undone", &indented(undone));
     }
+    if let Some(freed) = story.freed() {
+        line("freed", &freed);
+    }
     if let Some(next) = story.next_step() {
         line("next", &next);
     }

@@ -48,6 +48,7 @@ struct Report {
     stages: Vec<(String, String)>,
     undone: Vec<String>,
     tail: Vec<String>,
+    freed: Option<String>,
     next: Option<String>,
     log: Option<String>,
 }
@@ -80,6 +81,7 @@ impl Report {
             stages: view.stages.iter().filter(|s| s.status != StageStatus::Pending).map(stage_line).collect(),
             undone: view.undone.iter().map(|line| printable(line)).collect(),
             tail: story.tail.clone(),
+            freed: story.freed(),
             next: story.next_step().map(|step| sentence(&step)),
             log: log.map(str::to_owned),
         }
@@ -99,6 +101,9 @@ impl Report {
         }
         out.push_str(&list("\nUndone, in this order:\n", "  - ", &self.undone));
         out.push_str(&list("\nThe last lines of the failed stage:\n", "    ", &self.tail));
+        if let Some(freed) = &self.freed {
+            out.push_str(&format!("\nSpace given back: {freed}.\n"));
+        }
         if let Some(next) = &self.next {
             out.push_str(&format!("\nWhat to do now: {next}\n"));
         }
@@ -125,6 +130,9 @@ impl Report {
         if !self.tail.is_empty() {
             // Indented, because a fence could be closed by what is in it.
             out.push_str(&list("\n## The last lines of the failed stage\n\n", "    ", &self.tail));
+        }
+        if let Some(freed) = &self.freed {
+            out.push_str(&format!("\nSpace given back: {freed}.\n"));
         }
         if let Some(next) = &self.next {
             out.push_str(&format!("\n## What to do now\n\n{next}\n"));

@@ -92,6 +92,7 @@ fn view(id: i64, status: Status, code: Option<u8>, stages: Vec<StageView>) -> De
         log: Some("/srv/app/logs/7.log".to_owned()),
         undone: Vec::new(),
         freed: None,
+        retired: Vec::new(),
         approval: None,
         resolved: None,
     }
@@ -135,6 +136,7 @@ pub fn all() -> Vec<Story> {
     let mut good = view(12, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Succeeded));
     (good.live, good.image, good.backup) =
         (true, Some("sha256:4bf5122f".to_owned()), Some("guestbook/production/2026-11-17_10-00-00".to_owned()));
+    (good.freed, good.retired) = (Some(12_345_678), vec![DeploymentId(1), DeploymentId(2)]);
     good.stages[1].status = S::Warned;
     good.stages[1].error = Some("pg_dump: connection refused".to_owned());
     let tests = view(13, Status::Failed, Some(1), until(Stage::Test, S::Failed, S::Succeeded));

@@ -57,6 +57,9 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
     for undone in &view.undone {
         line("undone", clip(undone, 400));
     }
+    if let Some(freed) = story.freed() {
+        line("freed", freed);
+    }
     if let Some(next) = story.next_step() {
         line("next", next);
     }

@@ -10,6 +10,7 @@ use crate::{
     model::{
         ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status, TriggerKind,
     },
+    notify::freed,
     pipeline::outcome,
     registry::{Registry, Release, Result},
 };
@@ -181,6 +182,11 @@ impl Story {
             .map(|s| s.name.as_str())
             .collect();
         (!warned.is_empty()).then(|| format!("look at {}: it failed, and the deployment went on", warned.join(" and ")))
+    }
+
+    /// The space that its end gave back, and which releases went for it.
+    pub fn freed(&self) -> Option<String> {
+        freed(&self.deployment)
     }
 
     /// `branch main`, `tag v1`, or what a person named.

@@ -151,6 +151,9 @@ impl Report {
         if let Some(backup) = &self.backup {
             add("backup", vec![Piece::Code(backup.clone())]);
         }
+        if let Some(freed) = &self.freed {
+            add("freed", vec![Piece::Words(freed.clone())]);
+        }
         rows
     }
 

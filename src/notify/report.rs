@@ -4,7 +4,7 @@
 //! printable and limited in length there, so that `render` only has to escape. Fields are kept apart as long as possible:
 //! a later sender (mail, a webhook) can lay them out in its own way.
 
-use super::words::{commit_url, duration, log_line, one_line};
+use super::words::{commit_url, duration, freed, log_line, one_line};
 use crate::{
     config::Config,
     model::{ApprovalState, DeploymentId, DeploymentView, Stage, StageStatus, StageView, Status, TriggerKind},
@@ -67,6 +67,8 @@ pub struct Report {
     pub live: Option<String>,
     /// The backup set.
     pub backup: Option<String>,
+    /// The space that retention gave back, and by what.
+    pub freed: Option<String>,
     /// The last log lines of the stage that failed, oldest first.
     pub tail: Vec<String>,
     /// Commands to go on with, each with what it is for.
@@ -123,6 +125,7 @@ impl Report {
             undone: view.undone.iter().map(|u| line(u, REMARK)).filter(|u| !u.is_empty()).take(UNDONE).collect(),
             live: live(view, &story),
             backup: some(&view.backup, REFERENCE),
+            freed: freed(view),
             tail: quoted.map(|l| log_line(l, redactor, LOG_LINE)).collect(),
             next: next_steps(view),
         }

@@ -65,6 +65,24 @@ impl Registry {
         Ok(ids.into_iter().map(DeploymentId).collect())
     }
 
+    /// Releases that a person may need who looks at a stuck deployment: its own, the one that was live, and where a rollback went.
+    pub async fn looked_at(&self, key: &EnvironmentKey) -> Result<Vec<DeploymentId>> {
+        let rows = sqlx::query(
+            "SELECT d.id, d.previous, r.target FROM deployments AS d LEFT JOIN rollbacks AS r ON r.deployment = d.id
+             WHERE d.app = ? AND d.environment = ? AND d.status = 'stuck'
+             AND NOT EXISTS (SELECT 1 FROM resolutions AS s WHERE s.deployment = d.id)",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        let ids = rows.iter().flat_map(|row| {
+            ["id", "previous", "target"].map(|column| row.get::<Option<i64>, _>(column).map(DeploymentId))
+        });
+        Ok(ids.flatten().collect())
+    }
+
     /// Writes what was said to a deployment that waits for it; the first word counts and is what is returned. `None`: it does not wait
     /// (any more), and nothing was said before.
     pub async fn decide(&self, deployment: DeploymentId, decision: &Decision) -> Result<Option<Decision>> {

@@ -226,6 +226,7 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
         log: optional("log"),
         undone: undone(events),
         freed: row.get::<Option<i64>, _>("freed").map(i64::unsigned_abs),
+        retired: from_json("retired releases", row.get("retired"))?,
         approval: approval(row, &saga, events),
         resolved: optional("resolved_by").map(|by| Resolution {
             by,
@@ -237,7 +238,8 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
 
 const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
         a.by AS said_by, a.reason AS said_why, a.at AS said_at,
-        r.by AS resolved_by, r.reason AS resolved_reason, r.at AS resolved_at
+        r.by AS resolved_by, r.reason AS resolved_reason, r.at AS resolved_at,
+        (SELECT json_group_array(gone.deployment) FROM releases AS gone WHERE gone.retired_by = d.id) AS retired
     FROM deployments AS d
         LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS r ON r.deployment = d.id";
 

@@ -303,7 +303,8 @@ fn view(status: Status) -> DeploymentView {
         author: None,
         log: None,
         undone: Vec::new(),
-        freed: None,
+        freed: Some(u64::MAX),
+        retired: vec![DeploymentId(i64::MAX); 100],
         approval: Some(ApprovalView {
             state: ApprovalState::Approved,
             by: None,
@@ -361,7 +362,7 @@ proptest! {
         if let Some((last, _)) = report.next.last() {
             prop_assert!(message.plain.contains(last.as_str()), "what to do is never cut off");
         }
-        for label in ["commit", "trigger", "stages", "live", "backup"] {
+        for label in ["commit", "trigger", "stages", "live", "backup", "freed"] {
             let is_there = report.text().lines().any(|line| line.starts_with(&format!("  {label} ")));
             let in_message = message.plain.lines().any(|line| line.starts_with(&format!("{label} ")));
             prop_assert_eq!(is_there, in_message, "{} is not crowded out", label);

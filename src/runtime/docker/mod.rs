@@ -197,6 +197,10 @@ impl Runtime for DockerRuntime {
         instances::remove(&self.docker, &instance.name).await
     }
 
+    async fn size(&self, instance: &Instance) -> Result<u64> {
+        instances::size(&self.docker, instance).await
+    }
+
     async fn remove_artefact(&self, id: &str) -> Result<u64> {
         images::remove(&self.docker, id).await
     }

@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use self::{
     instance::InstanceDir,
-    place::{Place, make_dir},
+    place::{Place, disk_usage, make_dir},
     spec::Spec,
 };
 use super::{
@@ -152,6 +152,10 @@ impl Runtime for ProcessRuntime {
 
     async fn remove(&self, instance: &Instance) -> Result<()> {
         self.instance(instance)?.remove().await
+    }
+
+    async fn size(&self, instance: &Instance) -> Result<u64> {
+        Ok(disk_usage(self.instance(instance)?.path).await)
     }
 
     async fn remove_artefact(&self, id: &str) -> Result<u64> {
