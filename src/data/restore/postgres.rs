@@ -68,7 +68,10 @@ fn command(database: &str, user: &str) -> Vec<String> {
     let fixed = ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
     let mut command: Vec<String> = fixed.map(str::to_owned).to_vec();
     command.push(format!("--username={user}"));
-    command.push(format!("--dbname=dbname={} connect_timeout=10 application_name='refit restore'", conninfo_quote(database)));
+    command.push(format!(
+        "--dbname=dbname={} connect_timeout=10 application_name='refit restore'",
+        conninfo_quote(database)
+    ));
     command
 }
 

@@ -47,7 +47,7 @@ fn recover(rig: &mut Rig, commit: &CommitId, expected: Status) -> Result<Option<
 fn docker_killed_at_every_point_of_the_way_forward() {
     let mut points = vec!["begun".to_owned()];
     points.extend(points_of("step"));
-    points.extend(["end:intent".to_owned(), "end:record".to_owned()]);
+    points.extend(["end:intent", "end:retired", "end:record"].map(str::to_owned));
     let mut figure = Figure::new("SIGKILL on the way forward", points.len());
     let mut rig = Rig::new();
     rig.begin();

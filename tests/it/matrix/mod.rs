@@ -11,6 +11,7 @@
 
 use refit::model::{Stage, Status};
 
+mod engine;
 mod failing;
 mod figure;
 mod files;

@@ -24,7 +24,7 @@ use crate::support::proxy::Proxy;
 pub trait Needed {
     fn take_away(&self);
     /// Whether somebody has missed it since.
-    fn is_missed(&self, rig: &Rig) -> bool;
+    fn is_missed(&self, rig: &Rig, commit: &CommitId) -> bool;
     fn give_back(&self);
 }
 
@@ -41,6 +41,7 @@ pub fn outage(rig: &mut Rig, needed: &dyn Needed, version: Version, point: &str)
         let missed = missed(rig, needed, &commit);
         needed.give_back();
         missed?;
+        rig.untidy = point == "step:smoke:effect";
         rig.ends(&commit, &[Status::Succeeded, Status::Failed, Status::RolledBack])?;
         rig.restart("");
         Ok(())
@@ -50,7 +51,7 @@ pub fn outage(rig: &mut Rig, needed: &dyn Needed, version: Version, point: &str)
 fn missed(rig: &Rig, needed: &dyn Needed, commit: &CommitId) -> Result<(), String> {
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(60) {
-        if needed.is_missed(rig) || rig.has_ended(commit) {
+        if needed.is_missed(rig, commit) || rig.has_ended(commit) {
             return Ok(());
         }
         thread::sleep(Duration::from_millis(20));
@@ -71,7 +72,7 @@ impl Needed for Proxy {
         self.cut();
     }
 
-    fn is_missed(&self, _: &Rig) -> bool {
+    fn is_missed(&self, _: &Rig, _: &CommitId) -> bool {
         self.refused() > 0
     }
 
@@ -132,7 +133,7 @@ impl Needed for Disk {
         while file.write_all(&chunk).is_ok() {}
     }
 
-    fn is_missed(&self, rig: &Rig) -> bool {
+    fn is_missed(&self, rig: &Rig, _: &CommitId) -> bool {
         let log = rig.log();
         ["is full", "No space left", "cannot go on"].iter().any(|words| log.contains(words))
     }

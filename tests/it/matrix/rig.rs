@@ -2,14 +2,13 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use jiff::Timestamp;
 use refit::{
-    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status},
-    registry::{Filter, Registry, Resolution},
+    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, StageStatus, Status},
+    registry::{Filter, Registry},
 };
 
 use super::{outages::Disk, world};
-use crate::support::{Site, poll};
+use crate::support::{Site, docker, poll};
 
 /// What a push brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +33,10 @@ pub struct Rig {
     pub logs: PathBuf,
     /// A step was ordered to be done twice: the migration's command may have run twice for one deployment.
     pub repeats: bool,
+    /// Docker was away at the end of a success: what tests and steps left is cleared away by the next deployment.
+    pub untidy: bool,
+    /// Where Docker is looked at: past what may be in between for Refit.
+    engine: Option<String>,
     log_from: usize,
 }
 
@@ -117,7 +120,20 @@ impl Rig {
         let key = EnvironmentKey { app: site.app.parse().expect("a name"), environment: production };
         let pages = BTreeMap::new();
         let (backups, logs) = (base.join("backups"), base.join("logs"));
-        Self { site, key, runtime, pages, pushes: 0, state, backups, logs, repeats: false, log_from: 0 }
+        Self {
+            site,
+            key,
+            runtime,
+            pages,
+            pushes: 0,
+            state,
+            backups,
+            logs,
+            repeats: false,
+            untidy: false,
+            engine: None,
+            log_from: 0,
+        }
     }
 
     /// Makes a first release live.
@@ -203,8 +219,7 @@ impl Rig {
 
     /// A person has looked at a stuck deployment.
     pub fn resolve(&self, id: DeploymentId) {
-        let resolution = Resolution { by: "ada".to_owned(), reason: "looked".to_owned(), at: Timestamp::now() };
-        self.ask(async |registry| registry.resolve(id, &resolution).await);
+        self.site.refit(&["resolve", &id.to_string(), "--reason", "looked at it"]).expect(0);
     }
 
     /// Waits for a deployment's end, which should be one of `expected`.
@@ -231,6 +246,7 @@ impl Rig {
 
     fn look_and_go_on(&mut self, found: &mut Vec<String>) -> Result<(), String> {
         found.extend(world::violations(self));
+        self.untidy = false;
         let commit = self.push(Version::Good);
         self.deliver(&commit);
         self.ends(&commit, &[Status::Succeeded]).map_err(|why| format!("the next push: {why}"))?;
@@ -255,6 +271,36 @@ impl Rig {
 
     pub fn pause_file(&self) -> PathBuf {
         self.site.path().join("paused")
+    }
+
+    /// Refit and the test use another engine than the machine's.
+    pub fn use_engine(&mut self, host: &str) {
+        self.site.set_env("DOCKER_HOST", host);
+        self.engine = Some(host.to_owned());
+    }
+
+    pub fn docker(&self, args: &[&str]) -> String {
+        match &self.engine {
+            Some(host) => docker(&[&["--host", host.as_str()], args].concat()),
+            None => docker(args),
+        }
+    }
+
+    /// Whether the journal or the log of a deployment tells of something that did not work.
+    pub fn was_hurt(&self, commit: &CommitId) -> bool {
+        let hurt = async {
+            let registry = Registry::open(&self.state.join("refit.db")).await?;
+            let filter = Filter { commit: Some(commit.clone()), limit: Some(1), ..Filter::default() };
+            let found = registry.deployments(&filter).await?.into_iter().next();
+            registry.close().await;
+            Ok::<_, refit::registry::RegistryError>(found)
+        };
+        let Ok(Some(deployment)) = self.runtime.block_on(hurt) else { return false };
+        let log = deployment.log.map(|log| fs::read_to_string(self.logs.join(log)).unwrap_or_default());
+        let failed = deployment.stages.iter().any(|stage| stage.status == StageStatus::Failed);
+        let waits = log.is_some_and(|log| log.contains("cannot be undone yet"));
+        // A bad version's smoke has failed before its undo.
+        waits || (failed && self.page_of(commit).is_some_and(|page| page.starts_with("version")))
     }
 
     /// What the migration did: how often its command ran for each version, and what was applied.

@@ -164,7 +164,7 @@ fn goes_away(rig: &mut Rig, needed: &dyn Needed, commit: &CommitId) -> Result<()
     }
     needed.take_away();
     rig.go_on();
-    let missed = poll(|| (needed.is_missed(rig) || rig.has_ended(commit)).then_some(()));
+    let missed = poll(|| (needed.is_missed(rig, commit) || rig.has_ended(commit)).then_some(()));
     needed.give_back();
     missed.ok_or_else(|| "nobody missed what was away, and there is no end".to_owned())
 }

@@ -16,7 +16,6 @@ use super::{
     rig::{Rig, Version},
     world::{self, files_below},
 };
-use crate::support::docker;
 
 #[test]
 fn docker_every_step_and_undo_twice_gives_the_same_world() {
@@ -73,9 +72,9 @@ fn world(rig: &Rig) -> Vec<String> {
     let mut world = Vec::new();
     for release in &kept {
         let format = "{{.Name}} {{.State.Status}} {{.Image}} {{json .Config}} {{json .HostConfig}}";
-        let container = docker(&["inspect", "--format", format, &release.instance.name]);
+        let container = rig.docker(&["inspect", "--format", format, &release.instance.name]);
         // The host name is the container's id.
-        let id = docker(&["inspect", "--format", "{{.Config.Hostname}}", &release.instance.name]);
+        let id = rig.docker(&["inspect", "--format", "{{.Config.Hostname}}", &release.instance.name]);
         world.push(plain(&container.replace(id.trim(), "HOSTNAME")));
         let is_live = live.as_ref().is_some_and(|live| live.deployment == release.deployment);
         world.push(plain(&format!(
@@ -84,7 +83,8 @@ fn world(rig: &Rig) -> Vec<String> {
         )));
     }
     let ours = format!("label=refit.app={}", rig.site.app);
-    let images = docker(&["images", "--no-trunc", "--filter", &ours, "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
+    let images =
+        rig.docker(&["images", "--no-trunc", "--filter", &ours, "--format", "{{.Repository}}:{{.Tag}} {{.ID}}"]);
     world.extend(images.lines().map(|line| match plain(line) {
         // What is in the cache is different with every tree.
         cache if cache.contains("-cache:") => cache.split(' ').next().unwrap_or_default().to_owned(),

@@ -14,7 +14,6 @@ use refit::{
 };
 
 use super::rig::Rig;
-use crate::support::docker;
 
 /// What the store says.
 struct Store {
@@ -78,14 +77,15 @@ fn look(rig: &Rig) -> Vec<String> {
 /// The containers are those of the kept releases, and the live one alone runs.
 fn containers(rig: &Rig, store: &Store, live: &Release, found: &mut Vec<String>) {
     let filter = format!("label=refit.app={}", rig.site.app);
-    let list = docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}} {{.State}}"]);
+    let list = rig.docker(&["ps", "-a", "--filter", &filter, "--format", "{{.Names}} {{.State}}"]);
     let is: BTreeMap<&str, &str> = list.lines().filter_map(|line| line.split_once(' ')).collect();
     let state = |release: &Release| if release.deployment == live.deployment { "running" } else { "exited" };
     let should: BTreeMap<&str, &str> = store.kept.iter().map(|r| (r.instance.name.as_str(), state(r))).collect();
     if is != should {
         found.push(format!("containers are {is:?} and should be {should:?}"));
     }
-    let networks = docker(&["network", "ls", "--filter", &format!("name={}", rig.site.app), "--format", "{{.Name}}"]);
+    let networks =
+        rig.docker(&["network", "ls", "--filter", &format!("name={}", rig.site.app), "--format", "{{.Name}}"]);
     if !networks.is_empty() {
         found.push(format!("networks are left: {networks:?}"));
     }
@@ -100,13 +100,14 @@ fn images(rig: &Rig, store: &Store, live: &Release, found: &mut Vec<String>) {
     let list = |filters: &[&str]| {
         let mut args = vec!["images", "--no-trunc", "--format", "{{.ID}} {{.Repository}}:{{.Tag}}"];
         filters.iter().for_each(|filter| args.extend(["--filter", filter]));
-        docker(&args)
+        rig.docker(&args)
     };
     let finished = list(&[&ours, "label=refit.build-key"]);
     let finished: Vec<(&str, &str)> = finished.lines().filter_map(|line| line.split_once(' ')).collect();
     for (id, name) in &finished {
         let cached = name.starts_with(&format!("{app}-cache:"));
-        if !kept.contains(id) && !cached {
+        let tested = rig.untidy && name.starts_with(&format!("{app}-test:"));
+        if !kept.contains(id) && !cached && !tested {
             found.push(format!("an image of no release is left: {name} {id}"));
         }
     }
@@ -116,7 +117,8 @@ fn images(rig: &Rig, store: &Store, live: &Release, found: &mut Vec<String>) {
         }
     }
     for line in list(&[&ours]).lines() {
-        if line.ends_with("<none>:<none>") || line.contains(&format!("{app}-test:")) {
+        let of_a_step_or_test = line.ends_with("<none>:<none>") || line.contains(&format!("{app}-test:"));
+        if of_a_step_or_test && !rig.untidy {
             found.push(format!("an image of a step or a test is left: {line}"));
         }
     }
