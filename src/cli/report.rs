@@ -62,11 +62,16 @@ impl Report {
             Some(_) => format!("{} from {}", story.commit_line(), story.origin()),
             None => format!("the tip of {}", story.origin()),
         };
+        let what = match story.rollback_line() {
+            Some(rollback) => format!("roll back: {rollback}; {}", story.commit_line()),
+            None => format!("deploy {what}"),
+        };
+        let reason = story.reason().map(|reason| format!(" Reason: {}", sentence(&reason))).unwrap_or_default();
         let verb = if view.started_at.is_some() { "began" } else { "was queued" };
         Self {
             title: sentence(&story.headline()),
             opening: format!(
-                "It was to deploy {what}, asked for by {}. It {verb} at {when}{took}. {}",
+                "It was to {what}, asked for by {}.{reason} It {verb} at {when}{took}. {}",
                 story.asked(),
                 sentence(&story.live_now()),
             ),

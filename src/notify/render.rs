@@ -115,7 +115,13 @@ impl Report {
         if let Some(author) = &self.author {
             add("author", vec![Piece::Code(author.clone())]);
         }
-        add(self.reference.0, vec![Piece::Code(self.reference.1.clone())]);
+        match &self.rollback {
+            Some((way, why)) => {
+                add("rollback", vec![Piece::Words(way.clone())]);
+                add("because", vec![Piece::Code(why.clone())]);
+            }
+            None => add(self.reference.0, vec![Piece::Code(self.reference.1.clone())]),
+        }
         let forced = if self.forced { " (forced)" } else { "" };
         let mut trigger = vec![Piece::Words(format!("{}{forced}", self.trigger.0))];
         if let Some(by) = &self.trigger.1 {

@@ -234,17 +234,36 @@ impl Runner {
     async fn begin(&mut self) -> Result<bool, RegistryError> {
         let previous = self.progress.previous.as_ref().map(|release| release.deployment);
         let rollback_to = self.progress.target.as_ref().map(|release| release.deployment);
-        let facts = Facts { log: Some(self.log_name.clone()), ..Facts::default() };
+        let mut facts = Facts { log: Some(self.log_name.clone()), ..Facts::default() };
+        if let Some(target) = &self.progress.target {
+            // What comes back is known already.
+            let then = self.world.registry.deployment(target.deployment).await?;
+            (facts.subject, facts.author) = then.map(|then| (then.subject, then.author)).unwrap_or_default();
+            facts.image = Some(target.artefact.clone());
+        }
         self.record(Entry { facts, ..Event::Begun { previous, rollback_to }.into() }).await?;
         self.reach("begun").await;
         let log = self.log.section("refit");
         log.line(format!("deployment {} of {} ({})", self.id, self.environment.key, self.progress.reference));
-        if let Err(failure) = preflight::check(&self.world, &self.environment).await {
+        if let Err(failure) = self.look_around(&log).await {
             log.line(&failure.message);
             self.end_before_it_began(failure).await?;
             return Ok(false);
         }
         Ok(true)
+    }
+
+    async fn look_around(&self, log: &StageLog) -> Result<(), StageFailure> {
+        let Some(target) = &self.progress.target else {
+            return preflight::check(&self.world, &self.environment).await;
+        };
+        if self.progress.previous.as_ref().is_some_and(|live| live.deployment == target.deployment) {
+            return Err(StageFailure::failed(format!("deployment {} is live already", target.deployment)));
+        }
+        if let Some(warning) = preflight::check_rollback(&self.world, &self.environment).await? {
+            log.line(format!("warning: {warning}"));
+        }
+        Ok(())
     }
 
     async fn reach(&self, point: &str) -> GoOn {

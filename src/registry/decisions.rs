@@ -22,6 +22,14 @@ pub struct RollbackOrder {
     pub checks: serde_json::Value,
 }
 
+/// A rollback that succeeded: from what was live to what is live since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRollback {
+    pub deployment: DeploymentId,
+    pub from: Option<DeploymentId>,
+    pub to: DeploymentId,
+}
+
 /// A person's word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
@@ -49,6 +57,24 @@ impl Registry {
             })
         })
         .transpose()
+    }
+
+    /// The newest rollback of an environment that succeeded.
+    pub async fn last_rollback(&self, key: &EnvironmentKey) -> Result<Option<LastRollback>> {
+        let row = sqlx::query(
+            "SELECT d.id, d.previous, r.target FROM rollbacks AS r JOIN deployments AS d ON d.id = r.deployment
+             WHERE d.app = ? AND d.environment = ? AND d.status = 'succeeded' ORDER BY d.id DESC LIMIT 1",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_optional(&self.read)
+        .await
+        .map_err(query("read rollbacks"))?;
+        Ok(row.map(|row| LastRollback {
+            deployment: DeploymentId(row.get("id")),
+            from: row.get::<Option<i64>, _>("previous").map(DeploymentId),
+            to: DeploymentId(row.get("target")),
+        }))
     }
 
     /// Releases that a rollback which has not ended goes to: they must stay.

@@ -31,7 +31,7 @@ mod releases;
 mod rollbacks;
 mod standing;
 
-pub use decisions::{Decision, RollbackOrder};
+pub use decisions::{Decision, LastRollback, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};

@@ -73,6 +73,20 @@ impl Registry {
         rows.iter().map(release_of).collect()
     }
 
+    /// Every release that an environment ever had, the newest first, each with whether it is retired.
+    pub async fn all_releases(&self, key: &EnvironmentKey) -> Result<Vec<(Release, bool)>> {
+        let rows = sqlx::query(
+            "SELECT *, retired_at IS NOT NULL AS retired FROM releases
+             WHERE app = ? AND environment = ? ORDER BY deployment DESC",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read releases"))?;
+        rows.iter().map(|row| Ok((release_of(row)?, row.get("retired")))).collect()
+    }
+
     /// Whether anything but deployment `except` needs an artefact: a release of any environment, a deployment that has not ended, or
     /// one that is stuck and that a person is to look at.
     pub async fn artefact_in_use(&self, artefact: &str, except: Option<DeploymentId>) -> Result<bool> {

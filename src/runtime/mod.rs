@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Environment,
+    config::{Environment, Start},
     git::Mirror,
     log::StageLog,
     model::{CommitId, DeploymentId, EnvironmentKey},
@@ -202,6 +202,15 @@ pub enum InstanceState {
     },
 }
 
+/// What is not there of what settings name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Without them nothing starts.
+    pub networks: Vec<String>,
+    /// Volumes and directories of the host: they would be made anew, empty.
+    pub places: Vec<String>,
+}
+
 /// How a command inside an instance ended.
 #[derive(Debug, Clone)]
 pub struct ExecOutcome {
@@ -284,6 +293,17 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         // A runtime whose builds leave nothing.
         let _ = key;
         Ok(Vec::new())
+    }
+
+    /// Everything the runtime knows of an instance, to be kept for a person; `None` where there is no such instance. It may hold
+    /// secrets.
+    async fn definition(&self, instance: &Instance) -> Result<Option<serde_json::Value>>;
+
+    /// What an instance with these settings needs beside its artefact and does not find.
+    async fn lacking(&self, start: &Start) -> Result<Lacking> {
+        // A runtime whose instances use nothing else.
+        let _ = start;
+        Ok(Lacking::default())
     }
 
     /// Whether something that the configuration `requires` by name runs.

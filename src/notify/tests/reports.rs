@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{telegram::html, *};
 use crate::{
-    model::{ApprovalState, ApprovalView, DeploymentView, StageStatus, StageView},
+    model::{ApprovalState, ApprovalView, DeploymentView, RollbackKind, RollbackView, StageStatus, StageView},
     notify::{Report, words::units},
     pipeline::journal::Recorded,
     redact::Redactor,
@@ -303,6 +303,7 @@ fn view(status: Status) -> DeploymentView {
         author: None,
         log: None,
         undone: Vec::new(),
+        rollback: None,
         freed: Some(u64::MAX),
         retired: vec![DeploymentId(i64::MAX); 100],
         approval: Some(ApprovalView {
@@ -349,6 +350,14 @@ proptest! {
         view.error = Some(words[4].clone());
         view.backup = Some(words[5].clone());
         view.stages.iter_mut().for_each(|s| s.error = Some(words[6].clone()));
+        view.rollback = (words[0].len() % 2 == 0).then(|| RollbackView {
+            kind: RollbackKind::Specific,
+            to: DeploymentId(i64::MAX),
+            reason: words[1].clone(),
+            forced: true,
+            restore: Some(words[2].clone()),
+            checks: serde_json::Value::Null,
+        });
         view.undone = undone;
         let kind = FailureKind::Failed;
         let event = Event::StepFailed { stage: Stage::Migrate, kind, error: String::new(), tail };

@@ -190,6 +190,12 @@ impl Runtime for ProcessRuntime {
         oneoff::sweep(&self.place, key, deployment).await
     }
 
+    async fn definition(&self, instance: &Instance) -> Result<Option<serde_json::Value>> {
+        let spec = self.instance(instance)?.spec()?;
+        spec.map(|spec| serde_json::to_value(spec).map_err(|e| RuntimeError::failed("describe an instance", e)))
+            .transpose()
+    }
+
     /// A name is an instance's here; nothing else that runs on a host has one that could be relied on.
     async fn is_running(&self, name: &str) -> Result<bool> {
         match self.named(name) {
