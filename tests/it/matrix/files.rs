@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeSet, fs};
 
-use refit::{model::DeploymentView, registry::Release};
+use refit::{
+    model::{DeploymentView, TriggerKind},
+    registry::Release,
+};
 
 use super::{rig::Rig, world::files_below};
 
@@ -13,13 +16,18 @@ pub fn strangers(rig: &Rig, kept: &[Release], all: &[DeploymentView]) -> Vec<Str
         .iter()
         .map(|r| format!("releases/{}/{}/{}/environment.json", r.key.app, r.key.environment, r.deployment))
         .collect();
+    // The state before a rollback is kept.
+    let rollbacks = all.iter().filter(|d| d.trigger.kind == TriggerKind::Rollback);
+    let before_rollbacks: Vec<String> =
+        rollbacks.map(|d| format!("rollbacks/{}/{}/{}/", d.app, d.environment, d.id)).collect();
     let mirror_lock = format!("git/{}.git.lock", rig.key.app);
     let state = files_below(&rig.state);
     for path in &state {
         let known = ["refit.db", "refit.db-wal", "refit.db-shm", "refit.sock", "refit.lock"].contains(&path.as_str());
         // The lock beside a mirror stays: fetches of all processes take turns by it.
         let git = path.starts_with("git/") && (!is_temporary(path) || *path == mirror_lock);
-        if !known && !git && !releases.contains(path) {
+        let before = before_rollbacks.iter().any(|dir| path.starts_with(dir)) && !is_temporary(path);
+        if !known && !git && !before && !releases.contains(path) {
             found.push(format!("a file is left in the state directory: {path}"));
         }
     }

@@ -18,6 +18,7 @@ mod files;
 mod kills;
 mod outages;
 mod rig;
+mod rollbacks;
 mod torture;
 mod twice;
 mod world;

@@ -232,6 +232,11 @@ impl Rig {
         Err(format!("deployment {} ended {} and should be {expected:?}: {error}", ended.id, ended.status))
     }
 
+    pub fn deployment_ends(&self, id: DeploymentId) -> Result<DeploymentView, String> {
+        let end = || self.ask(async |registry| registry.deployment(id).await).filter(|d| d.status.is_end());
+        poll(end).ok_or_else(|| format!("deployment {id} has no end"))
+    }
+
     /// Lets something happen, and says what is wrong then, and what is wrong after the next push, which has to deploy.
     /// No daemon runs before and after.
     pub fn observe(&mut self, happens: impl FnOnce(&mut Self) -> Result<(), String>) -> Vec<String> {

@@ -9,7 +9,7 @@ use std::{
 };
 
 use refit::{
-    model::{DeploymentView, Status},
+    model::{DeploymentView, Status, TriggerKind},
     registry::{Filter, Release},
 };
 
@@ -147,7 +147,8 @@ fn ledger(rig: &Rig, store: &Store, found: &mut Vec<String>) {
         if unique.len() != lines.len() && !repeats {
             found.push(format!("a migration is there twice in `{name}`: {lines:?}"));
         }
-        for deployment in store.all.iter().filter(|d| d.status == Status::Succeeded) {
+        let migrated = |d: &&DeploymentView| d.status == Status::Succeeded && d.trigger.kind != TriggerKind::Rollback;
+        for deployment in store.all.iter().filter(migrated) {
             let page = deployment.commit.as_ref().and_then(|commit| rig.page_of(commit));
             if page.is_none_or(|page| !lines.iter().any(|line| line == page)) {
                 found.push(format!("the migration of deployment {} is not in `{name}`", deployment.id));
