@@ -1,73 +1,9 @@
 //! Threat 27: Docker down at the start, hung, and stopped in the middle. The engine of this machine is shared, so what is away is
 //! the way to it: a socket of our own that leads to the real one, to nobody, or into silence.
 
-use std::{
-    io,
-    os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{os::unix::net::UnixListener, thread};
 
-use crate::support::{Site, docker, http, poll};
-
-/// A Unix socket before the engine's, which can be cut.
-struct Proxy {
-    path: PathBuf,
-    open: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<UnixStream>>>,
-}
-
-impl Proxy {
-    fn start(path: PathBuf) -> Self {
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let open = Arc::new(AtomicBool::new(true));
-        let streams: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
-        let (is_open, kept) = (Arc::clone(&open), Arc::clone(&streams));
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if !is_open.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let Ok(engine) = UnixStream::connect("/var/run/docker.sock") else { continue };
-                let mut kept = kept.lock().expect("a lock");
-                for stream in [&client, &engine] {
-                    kept.push(stream.try_clone().expect("a handle"));
-                }
-                pump(&client, &engine);
-                pump(&engine, &client);
-            }
-        });
-        Self { path, open, streams }
-    }
-
-    /// Ends every connection and takes no more.
-    fn cut(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        for stream in self.streams.lock().expect("a lock").drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.open.store(true, Ordering::SeqCst);
-    }
-
-    fn host(&self) -> String {
-        format!("unix://{}", self.path.display())
-    }
-}
-
-fn pump(from: &UnixStream, to: &UnixStream) {
-    let (mut from, mut to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
-    thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    });
-}
+use crate::support::{Site, docker, http, poll, proxy::Proxy};
 
 #[test]
 fn docker_is_down_at_the_start() {

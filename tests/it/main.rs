@@ -21,6 +21,7 @@ mod guestbook;
 mod hostile;
 mod images;
 mod kills;
+mod matrix;
 mod orphans;
 mod people;
 mod processes;
