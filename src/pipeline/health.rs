@@ -43,8 +43,17 @@ pub async fn judge(
     let mut last_error = "it was never probed".to_owned();
     let mut logged = String::new();
     loop {
-        let (address, image_health) = alive(runtime, instance).await?;
-        match probe(runtime, http, environment, instance, address, image_health, started).await {
+        let look = async {
+            let (address, image_health) = alive(runtime, instance).await?;
+            Ok::<_, StageFailure>(probe(runtime, http, environment, instance, address, image_health, started).await)
+        };
+        // An engine that hangs does not stretch the deadline.
+        let left = health.deadline.saturating_sub(started.elapsed()).max(health.timeout);
+        let looked = tokio::select! {
+            looked = tokio::time::timeout(left, look) => looked,
+            () = job.cancel.cancelled() => return Err(StageFailure::cancelled()),
+        };
+        match looked.map_err(|_| no_word(instance, health.deadline))?? {
             Ok(()) => {
                 if good == 0 {
                     first_answer = Instant::now();
@@ -80,6 +89,16 @@ pub async fn judge(
         if good == 0 {
             pause = (pause * 2).min(health.interval);
         }
+    }
+}
+
+fn no_word(instance: &Instance, deadline: Duration) -> StageFailure {
+    StageFailure {
+        kind: FailureKind::Unavailable,
+        message: format!(
+            "nothing was heard of {} within {deadline:?} (`start.health.deadline`): what runs it does not answer",
+            instance.name
+        ),
     }
 }
 
