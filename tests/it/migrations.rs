@@ -36,7 +36,7 @@ fn fails(guestbook: &Guestbook, expected: &[&str]) -> Value {
         assert!(error.contains(words), "{error}");
     }
     assert!(bad["undone"].to_string().contains("the schema was not rolled back"), "{bad:#}");
-    let report = guestbook.site.refit(&["report"]).expect(0).stdout;
+    let report = guestbook.site.refit(&["report", &bad["id"].to_string()]).expect(0).stdout;
     assert!(report.contains(expected[0]), "{report}");
     let containers = guestbook.site.containers(false);
     assert_eq!(containers.len(), 1, "the old version and nothing else: {containers:?}");
