@@ -46,7 +46,9 @@ fn said(id: DeploymentId, approved: bool, daemon: bool) -> String {
         true => format!("{what} (`refit logs -f {id}` watches)\n"),
         // A terminal may run it: only that process knows.
         false => {
-            format!("{what}, in the terminal where it waits, or, if that is gone, with the next `refit serve` or `refit deploy`\n")
+            format!(
+                "{what}, in the terminal where it waits, or, if that is gone, with the next `refit serve` or `refit deploy`\n"
+            )
         }
     }
 }

@@ -148,7 +148,9 @@ pub enum Command {
     /// A deployment whose way back failed ends as `stuck`, and from then on nothing is deployed to its environment by itself; what you
     /// ask for by hand still is. Once users see a good version again, this lets pushes through, and the remote is asked at
     /// once for those that were held back.
-    #[command(after_help = "Example:\n  refit resolve 42 --reason \"port 8000 was taken by a test server, stopped it\"")]
+    #[command(
+        after_help = "Example:\n  refit resolve 42 --reason \"port 8000 was taken by a test server, stopped it\""
+    )]
     Resolve(ReasonArgs),
 
     /// Show what is live in each environment, and what happens now

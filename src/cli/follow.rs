@@ -87,7 +87,9 @@ async fn watch(
 
 fn waiting(hands: &Hands) -> String {
     match hands {
-        Hands::Here(_) => "waiting for a word from another terminal; Ctrl-C cancels it and undoes what was done".to_owned(),
+        Hands::Here(_) => {
+            "waiting for a word from another terminal; Ctrl-C cancels it and undoes what was done".to_owned()
+        }
         Hands::Daemon(_) => "waiting for a word; Ctrl-C only ends the watching".to_owned(),
     }
 }

@@ -36,7 +36,11 @@ pub async fn run(context: &Context, args: ReasonArgs) -> Result<u8> {
 fn said(before: &DeploymentView, daemon: bool) -> String {
     let (id, place) = (before.id, format!("{}/{}", before.app, before.environment));
     if let Some(first) = &before.resolved {
-        return format!("deployment {id} was resolved before, by {}: {}\n", clip(&first.by, 40), clip(&first.reason, 200));
+        return format!(
+            "deployment {id} was resolved before, by {}: {}\n",
+            clip(&first.by, 40),
+            clip(&first.reason, 200)
+        );
     }
     let next = match daemon {
         true => "the remote is asked for what was held back (`refit status`)",

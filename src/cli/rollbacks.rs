@@ -23,7 +23,8 @@ fn table(events: &[RollbackEvent], paint: Paint, width: Option<u16>, clock: &Clo
     let mut table = paint.table(&header, width);
     for event in events {
         let id = |id: Option<crate::model::DeploymentId>| id.map_or_else(|| "-".to_owned(), |id| id.to_string());
-        let lasted = event.started_at.zip(event.finished_at).map(|(from, to)| to.as_millisecond() - from.as_millisecond());
+        let lasted =
+            event.started_at.zip(event.finished_at).map(|(from, to)| to.as_millisecond() - from.as_millisecond());
         table.add_row([
             cell(Tone::Plain, event.id.to_string()),
             cell(Tone::Plain, event.started_at.map_or_else(|| "-".to_owned(), |at| clock.ago(at))),
@@ -56,7 +57,9 @@ mod tests {
             environment: "production".parse().unwrap(),
             kind,
             status,
-            reason: Some("GET /health: expected 200, got \u{1b}[31m500 and a body that says a great deal more".to_owned()),
+            reason: Some(
+                "GET /health: expected 200, got \u{1b}[31m500 and a body that says a great deal more".to_owned(),
+            ),
             by: Some("ada".to_owned()),
             from: Some(DeploymentId(id - 1)),
             to: Some(DeploymentId(3)),

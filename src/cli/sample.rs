@@ -8,8 +8,8 @@ use super::{
     style::Clock,
 };
 use crate::model::{
-    ApprovalState, ApprovalView, DeploymentId, DeploymentView, Resolution, Stage, StageStatus, StageView, Status, Trigger,
-    TriggerKind,
+    ApprovalState, ApprovalView, DeploymentId, DeploymentView, Resolution, Stage, StageStatus, StageView, Status,
+    Trigger, TriggerKind,
 };
 
 const NOW: i64 = 1_795_000_000;
@@ -170,8 +170,7 @@ pub fn all() -> Vec<Story> {
     let mut broken = view(24, Status::Stuck, Some(5), until(Stage::Start, S::Failed, S::Succeeded));
     broken.trigger.kind = TriggerKind::Rollback;
     let mut looked = view(25, Status::Stuck, Some(5), until(Stage::Start, S::UndoFailed, S::Succeeded));
-    looked.resolved =
-        Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
+    looked.resolved = Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
     vec![
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),

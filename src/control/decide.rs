@@ -58,7 +58,8 @@ pub async fn decide(registry: &Registry, id: DeploymentId, request: ApprovalRequ
         return Err(ControlError::usage("a reason is needed", "--reason \"why not\""));
     }
     let not_waiting = |status: Status| {
-        let message = format!("deployment {id} does not wait for approval: it is {}", status.as_str().replace('_', " "));
+        let message =
+            format!("deployment {id} does not wait for approval: it is {}", status.as_str().replace('_', " "));
         ControlError::usage(message, format!("`refit show {id}` tells more"))
     };
     let at = Timestamp::now();

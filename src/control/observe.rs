@@ -6,7 +6,8 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
 use super::{
-    AwaitingApproval, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options, Result, ServiceStatus,
+    AwaitingApproval, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options,
+    Result, ServiceStatus,
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},

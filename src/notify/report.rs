@@ -105,7 +105,9 @@ impl Report {
             forced: view.trigger.forced && view.trigger.kind == TriggerKind::Github,
             took: view.duration_ms.filter(|_| story.begun && view.status.is_end()).map(duration),
             approval: view.approval.as_ref().and_then(|approval| match (approval.state, &approval.by) {
-                (ApprovalState::Waiting, _) => Some(format!("until {}", approval.expires_at.strftime("%Y-%m-%d %H:%M UTC"))),
+                (ApprovalState::Waiting, _) => {
+                    Some(format!("until {}", approval.expires_at.strftime("%Y-%m-%d %H:%M UTC")))
+                }
                 (ApprovalState::Approved, Some(by)) => Some(format!("given by {}", line(by, NAME))),
                 // The reason tells of every other answer.
                 _ => None,

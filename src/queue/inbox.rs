@@ -155,7 +155,8 @@ async fn already(
     // A branch that was forced back to a release that was good: the pull stage looks closer.
     let earlier = earlier.filter(|(_, status)| !(delivery.forced && *status == Status::Succeeded));
     if let Some((id, status)) = earlier {
-        let why = format!("{} has deployment {id} ({status}) already: `refit rerun {id}` does it again", commit.short());
+        let why =
+            format!("{} has deployment {id} ({status}) already: `refit rerun {id}` does it again", commit.short());
         return Ok(Some(why));
     }
     Ok(registry.unresolved(&environment.key).await?.map(held_back))

@@ -254,7 +254,9 @@ impl Worker {
     async fn run_to_its_end(&self, id: DeploymentId, commands: &mut mpsc::UnboundedReceiver<Command>) {
         let environment = &self.environment.key;
         match self.run_one(id, commands).await {
-            Ok(Status::AwaitingApproval) => tracing::info!(deployment = id.0, %environment, "goes on waiting for approval"),
+            Ok(Status::AwaitingApproval) => {
+                tracing::info!(deployment = id.0, %environment, "goes on waiting for approval")
+            }
             Ok(status) => tracing::info!(deployment = id.0, %environment, %status, "ended"),
             Err(error) => match self.world.registry.saga(id).await {
                 Ok((saga, _)) if saga.is_ended() => {
@@ -321,8 +323,7 @@ impl Worker {
     }
 
     async fn cancel_queued(&self, id: DeploymentId, by: &str) {
-        let result =
-            self.end_queued(id, Status::Cancelled, format!("cancelled by {by} while it waited")).await;
+        let result = self.end_queued(id, Status::Cancelled, format!("cancelled by {by} while it waited")).await;
         if let Err(error) = result {
             tracing::warn!(deployment = id.0, %error, "could not be cancelled in the queue");
         }

@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     model::{
-        ApprovalState, ApprovalView, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Resolution, Stage, StageStatus,
-        StageView, Status, Trigger,
+        ApprovalState, ApprovalView, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Resolution, Stage,
+        StageStatus, StageView, Status, Trigger,
     },
     pipeline::journal::{Approval, Event, Recorded, Saga},
 };

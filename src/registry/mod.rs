@@ -212,4 +212,6 @@ fn time(ms: i64) -> Timestamp {
 }
 
 #[cfg(test)]
+mod people_test;
+#[cfg(test)]
 mod tests;

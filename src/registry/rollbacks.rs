@@ -36,7 +36,8 @@ impl Registry {
 
 fn event(row: &SqliteRow) -> Result<RollbackEvent> {
     let key = key_of(row)?;
-    let trigger = row.get::<Option<String>, _>("triggered").map(|text| from_json::<Trigger>("trigger", &text)).transpose()?;
+    let trigger =
+        row.get::<Option<String>, _>("triggered").map(|text| from_json::<Trigger>("trigger", &text)).transpose()?;
     let at = |column: &'static str| row.get::<Option<i64>, _>(column).map(time);
     let deployment = |column: &'static str| row.get::<Option<i64>, _>(column).map(DeploymentId);
     Ok(RollbackEvent {

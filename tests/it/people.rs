@@ -65,7 +65,10 @@ fn a_terminal_waits_for_a_word_from_another_one() {
     let mut child = site.refit_command(&["deploy"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let waiting = site.wait_for("the wait", waits);
     assert_eq!(waiting["stages"][4]["status"], "succeeded", "{waiting:#}");
-    assert_eq!((&waiting["stages"][6]["status"], &waiting["approval"]["state"]), (&"pending".into(), &"waiting".into()));
+    assert_eq!(
+        (&waiting["stages"][6]["status"], &waiting["approval"]["state"]),
+        (&"pending".into(), &"waiting".into())
+    );
     assert!(site.page().is_none(), "nothing is live before somebody said yes");
     // The question reaches people while it is one.
     let question = api.wait_for(1).remove(0);
@@ -106,7 +109,11 @@ fn ctrl_c_in_the_terminal_that_waits_cancels_and_undoes() {
     assert!(std::process::Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let ended = site.newest();
-    assert_eq!((&ended["status"], &ended["approval"]["state"]), (&"cancelled".into(), &"cancelled".into()), "{ended:#}");
+    assert_eq!(
+        (&ended["status"], &ended["approval"]["state"]),
+        (&"cancelled".into(), &"cancelled".into()),
+        "{ended:#}"
+    );
     site.expect_page("one");
 }
 
@@ -345,8 +352,11 @@ fn after_a_stuck_one_nothing_is_deployed_by_itself_until_a_person_has_looked() {
     assert_eq!((&stuck["status"], &stuck["exit_code"]), (&"stuck".into(), &5.into()), "{stuck:#}");
     let report = api.wait_for(2).remove(1);
     let place = format!("--app {} --env production", site.app);
-    let steps =
-        ["1. refit status", &format!("2. refit rollback --to 1 --force --reason \"…\" {place}"), "3. refit resolve 2 --reason"];
+    let steps = [
+        "1. refit status",
+        &format!("2. refit rollback --to 1 --force --reason \"…\" {place}"),
+        "3. refit resolve 2 --reason",
+    ];
     expect_all(&report, &["🆘", "CRITICAL"]);
     expect_all(&report, &steps);
     let told = site.refit(&["report", "2"]).expect(0).stdout;
@@ -438,7 +448,11 @@ fn history_tells_what_came_back() {
     let all = told.expect("its report was sent, and that was noted");
     let one = &all[0];
     assert_eq!(all.as_array().unwrap().len(), 1, "{all:#}");
-    assert_eq!((&one["id"], &one["type"], &one["status"]), (&2.into(), &"automatic".into(), &"succeeded".into()), "{one:#}");
+    assert_eq!(
+        (&one["id"], &one["type"], &one["status"]),
+        (&2.into(), &"automatic".into(), &"succeeded".into()),
+        "{one:#}"
+    );
     assert_eq!((&one["from"], &one["to"], &one["by"]), (&2.into(), &1.into(), &Value::Null), "{one:#}");
     assert!(one["reason"].as_str().unwrap().contains("does not contain"), "{one:#}");
     assert!(one["started_at"].as_str() < one["finished_at"].as_str() && one["started_at"].is_string(), "{one:#}");
