@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Environment, RuntimeKind},
+    config::{Config, Environment},
     fault::Faults,
     model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
-    pipeline::{Runtimes, World, journal::Recorded, recover},
+    pipeline::{Runtimes, World, journal::Recorded, orphans, recover},
     queue::Queue,
     registry::{Delivery, Filter, NewDeployment, Outcome, Receipt, Registry, RegistryError},
     runtime::{
@@ -227,10 +227,10 @@ impl Control {
         let runtimes = runtimes(&config, &options)?;
         let world = Arc::new(World::new(config, registry, runtimes, options.faults));
         recover::recover(&world).await?;
-        if mode == Mode::Daemon {
-            bring_up_processes(&world).await;
-        }
-        let queue = Queue::start(Arc::clone(&world), mode == Mode::Daemon);
+        // After a reboot the engine starts its containers by itself; supervised processes wait for us, and so does what was stopped.
+        let daemon = mode == Mode::Daemon;
+        let untidy = orphans::settle_all(&world, daemon).await;
+        let queue = Queue::start(Arc::clone(&world), daemon, &untidy);
         let lock = Arc::new(Mutex::new(Some(lock)));
         Ok(Self { world, queue, lock, hurry: CancellationToken::new() })
     }
@@ -421,21 +421,6 @@ fn take_lock(config: &Config) -> Result<File> {
             hint: Some("is a daemon or a `refit deploy` running? `refit status` shows what it does".to_owned()),
         }),
         Err(TryLockError::Error(error)) => Err(unavailable(&error)),
-    }
-}
-
-/// After a reboot Docker starts its containers by itself; supervised processes wait for us. One that cannot start is logged: the
-/// daemon is still needed.
-async fn bring_up_processes(world: &World) {
-    let environments = world.config.environments();
-    for environment in environments.filter(|e| e.start.runtime == RuntimeKind::Process) {
-        let started = async {
-            let Some(release) = world.registry.live(&environment.key).await? else { return Ok(()) };
-            world.runtimes.of(release.runtime).start(&release.instance).await.map_err(ControlError::from)
-        };
-        if let Err(error) = started.await {
-            tracing::error!(environment = %environment.key, %error, "the live release could not be started");
-        }
     }
 }
 

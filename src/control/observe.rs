@@ -11,8 +11,11 @@ use super::{
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
-    model::{DeploymentView, Stage, Status},
-    pipeline::Runtimes,
+    model::{DeploymentView, EnvironmentKey, Stage, Status},
+    pipeline::{
+        Runtimes,
+        orphans::{self, Look},
+    },
     registry::{Filter, Registry, Release},
     runtime::{InstanceState, RuntimeError},
 };
@@ -86,6 +89,15 @@ impl Observer {
             }
         }
         Ok(strays)
+    }
+
+    /// What the runtimes show and the registry does not explain, in every configured environment; without acting on it.
+    pub async fn leftovers(&self) -> Result<Vec<(EnvironmentKey, Look)>> {
+        let look = async |environment: &Arc<Environment>| {
+            let look = orphans::look(self.registry.as_ref(), &self.runtimes, environment, true).await?;
+            Ok((environment.key.clone(), look))
+        };
+        try_join_all(self.environments().map(look)).await
     }
 
     fn environments(&self) -> impl Iterator<Item = &Arc<Environment>> {

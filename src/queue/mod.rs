@@ -10,7 +10,10 @@
 //! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
 //! old logs and deliveries are tidied away ([`housekeeping`]).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -24,7 +27,7 @@ use crate::{
     pipeline::{
         World,
         journal::{Event, Phase},
-        outcome, recover, run,
+        orphans, outcome, recover, run,
         stages::retire,
     },
     registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
@@ -39,6 +42,9 @@ const INBOX_DEPTH: usize = 4096;
 
 /// Between two attempts to recover a deployment whose journal could not be written.
 const RECOVERY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Between two looks at an environment whose runtime could not be asked when this process began.
+const TIDY_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A message to an environment's worker.
 #[derive(Debug)]
@@ -69,8 +75,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Starts the tasks; a daemon's also ask the remotes and tidy up. What was queued before the last stop is taken up.
-    pub fn start(world: Arc<World>, daemon: bool) -> Arc<Self> {
+    /// Starts the tasks; a daemon's also ask the remotes and tidy up. What was queued before the last stop is taken up. `untidy`:
+    /// where recovery could not look at everything yet.
+    pub fn start(world: Arc<World>, daemon: bool, untidy: &BTreeSet<EnvironmentKey>) -> Arc<Self> {
         let (inbox_in, inbox_out) = mpsc::channel(INBOX_DEPTH);
         let closing = CancellationToken::new();
         let active = watch::Sender::new(0);
@@ -85,8 +92,9 @@ impl Queue {
                     environment: Arc::clone(environment),
                     active: active.clone(),
                     closing: closing.clone(),
+                    daemon,
                 };
-                tasks.spawn(worker.work(commands));
+                tasks.spawn(worker.work(commands, untidy.contains(&environment.key)));
             }
         }
         let settle = Arc::new(Notify::new());
@@ -190,22 +198,35 @@ struct Worker {
     environment: Arc<Environment>,
     active: watch::Sender<usize>,
     closing: CancellationToken,
+    daemon: bool,
 }
 
 impl Worker {
-    async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>, mut untidy: bool) {
         loop {
             let command = tokio::select! {
                 () = self.closing.cancelled() => return,
                 command = commands.recv() => command,
+                () = tokio::time::sleep(TIDY_PAUSE), if untidy => {
+                    untidy = !self.tidy().await;
+                    continue;
+                }
             };
             match command {
                 None => return,
-                Some(Command::Wake) => self.run_all(&mut commands).await,
+                Some(Command::Wake) => {
+                    // What nobody recorded may have the port that the next version needs.
+                    untidy = untidy && !self.tidy().await;
+                    self.run_all(&mut commands).await;
+                }
                 Some(Command::Cancel { id, by }) => self.cancel_queued(id, &by).await,
                 Some(Command::CancelRunning { .. }) => {}
             }
         }
+    }
+
+    async fn tidy(&self) -> bool {
+        orphans::tidy(&self.world, &self.environment, self.daemon).await
     }
 
     /// Runs what waits until nothing does.

@@ -237,9 +237,9 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
 
 const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
         a.by AS said_by, a.reason AS said_why, a.at AS said_at,
-        r.by AS resolved_by, r.reason AS resolved_reason, r.at AS resolved_at
+        s.by AS resolved_by, s.reason AS resolved_reason, s.at AS resolved_at
     FROM deployments AS d
-        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS r ON r.deployment = d.id";
+        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS s ON s.deployment = d.id";
 
 /// What became of the request for approval is in the journal; who said it when, which may be long before a process could act on
 /// it, in the row.

@@ -10,6 +10,7 @@
 //! - `releases`: what was live and healthy, and what is live now.
 //! - `decisions`: what people said: rollbacks, approvals, resolutions.
 //! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
+//! - `standing`: all that is known of one environment, as of one moment.
 //! - `outbox`: messages, written with the state they report.
 
 use std::{fs::File, path::Path, time::Duration};
@@ -28,6 +29,7 @@ mod journal;
 mod outbox;
 mod releases;
 mod rollbacks;
+mod standing;
 
 pub use decisions::{Decision, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
@@ -35,6 +37,7 @@ pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};
 pub use outbox::Message;
 pub use releases::Release;
+pub use standing::{Known, Standing};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/registry/migrations");
 

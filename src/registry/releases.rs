@@ -128,7 +128,7 @@ pub(super) async fn make_live(tx: &mut Transaction<'_, Sqlite>, release: &Releas
     Ok(())
 }
 
-fn release_of(row: &SqliteRow) -> Result<Release> {
+pub(super) fn release_of(row: &SqliteRow) -> Result<Release> {
     Ok(Release {
         deployment: DeploymentId(row.get("deployment")),
         key: EnvironmentKey {

@@ -30,6 +30,9 @@ use crate::{
 
 pub mod docker;
 pub mod process;
+mod sight;
+
+pub use sight::{SeenArtefact, SeenHelper, SeenInstance, Sight};
 
 /// What a long call logs to and is cancelled by.
 #[derive(Debug, Clone)]
@@ -47,6 +50,8 @@ pub mod label {
     pub const ROLE: &str = "refit.role";
     /// What the image was built from: see `docker::build`.
     pub const BUILD_KEY: &str = "refit.build-key";
+    /// What a stage of a Dockerfile begins with: see `docker::dockerfile`.
+    pub const STAGE: &str = "refit.stage";
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -254,6 +259,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
 
     /// Every instance of this environment that carries our labels.
     async fn instances(&self, key: &EnvironmentKey) -> Result<Vec<Instance>>;
+
+    /// Everything that carries our labels for this environment: instances with what they do, helpers, artefacts. Lists only, so it
+    /// costs the same few calls however much there is.
+    async fn sight(&self, key: &EnvironmentKey) -> Result<Sight>;
 
     /// Removes helpers (test and migrate one-offs) that a deployment left behind: after a crash.
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>>;

@@ -21,6 +21,7 @@ mod guestbook;
 mod hostile;
 mod images;
 mod kills;
+mod orphans;
 mod people;
 mod processes;
 mod pushes;

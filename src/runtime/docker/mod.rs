@@ -14,6 +14,7 @@
 //! | `spec`, `instances` | what a container is made of; its life |
 //! | `once` | one-off containers: tests, migrations |
 //! | `exec` | commands in containers that Refit did not make |
+//! | `sight` | everything of an environment, to find what nobody recorded |
 //! | `base` | an image from this host's files; an app cleared away whole |
 //!
 //! Waiting is bounded everywhere: bollard limits the time to the head of each answer ([`Engine::connect`]), `errors::answer`
@@ -33,7 +34,7 @@ use self::{
 };
 use super::{
     Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, OneOff, OneOffResult, Result,
-    Runtime, RuntimeError, RuntimeInfo,
+    Runtime, RuntimeError, RuntimeInfo, Sight,
 };
 use crate::{
     config::Environment,
@@ -51,6 +52,7 @@ mod leftovers;
 mod lines;
 mod once;
 mod progress;
+mod sight;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -201,6 +203,10 @@ impl Runtime for DockerRuntime {
 
     async fn instances(&self, key: &EnvironmentKey) -> Result<Vec<Instance>> {
         instances::all(&self.docker, key).await
+    }
+
+    async fn sight(&self, key: &EnvironmentKey) -> Result<Sight> {
+        sight::of(&self.docker, key).await
     }
 
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {

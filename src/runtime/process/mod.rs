@@ -25,7 +25,7 @@ use self::{
 };
 use super::{
     Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, OneOff, OneOffResult, Result,
-    Runtime, RuntimeError, RuntimeInfo, instance_name,
+    Runtime, RuntimeError, RuntimeInfo, SeenInstance, Sight, instance_name,
 };
 use crate::{
     config::Environment,
@@ -169,6 +169,17 @@ impl Runtime for ProcessRuntime {
             .collect();
         instances.sort_by_key(|instance| instance.deployment);
         Ok(instances)
+    }
+
+    async fn sight(&self, key: &EnvironmentKey) -> Result<Sight> {
+        let mut instances = Vec::new();
+        for (dir, spec) in self.all()?.into_iter().filter(|(_, spec)| spec.key == *key) {
+            let runs = matches!(dir.inspect().await?, InstanceState::Running { .. } | InstanceState::Restarting { .. });
+            let instance = Instance { id: spec.artefact, name: dir.name, deployment: spec.deployment };
+            instances.push(SeenInstance { instance, commit: None, runs });
+        }
+        let helpers = oneoff::seen(&self.place, key);
+        Ok(Sight { instances, helpers, artefacts: release::seen(&self.place, key) })
     }
 
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     config::Environment,
     git::{GitError, Mirror},
-    model::CommitId,
-    runtime::{Artefact, BuildRequest, Job, Result, RuntimeError},
+    model::{CommitId, DeploymentId, EnvironmentKey},
+    runtime::{Artefact, BuildRequest, Job, Result, RuntimeError, SeenArtefact},
 };
 
 /// The manifest's name in the release's directory.
@@ -179,6 +179,22 @@ pub(super) fn tagged(place: &Place, environment: &Environment, tag: &str) -> Res
 
 pub(super) async fn untag(place: &Place, environment: &Environment, tag: &str) -> Result<()> {
     remove_all(&place.tag(&environment.key, tag)?).await
+}
+
+/// Every release of an environment.
+pub(super) fn seen(place: &Place, key: &EnvironmentKey) -> Vec<SeenArtefact> {
+    let Ok(entries) = std::fs::read_dir(place.releases(key)) else { return Vec::new() };
+    let artefact = |name: String| {
+        let deployment = DeploymentId(name.split_once('-')?.0.parse().ok()?);
+        let id = ReleaseId { key: key.clone(), name };
+        Some(SeenArtefact {
+            name: place.release(&id).display().to_string(),
+            id: id.to_string(),
+            deployment,
+            commit: None,
+        })
+    };
+    entries.filter_map(|entry| artefact(entry.ok()?.file_name().into_string().ok()?)).collect()
 }
 
 /// Deletes a release; bytes given back. What no longer is there gives none.
