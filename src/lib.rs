@@ -22,6 +22,7 @@ pub mod pipeline;
 pub mod queue;
 pub mod redact;
 pub mod registry;
+pub mod rollback;
 pub mod runtime;
 pub mod secret;
 pub mod server;

@@ -448,12 +448,33 @@ pub struct DeploymentView {
     /// Bytes that retention gave back at its end.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub freed: Option<u64>,
+    /// What it was asked to bring back; `previous` is what it was to leave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rollback: Option<RollbackView>,
+    /// The releases that went then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<DeploymentId>,
     /// Where its environment asks for approval, once it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approval: Option<ApprovalView>,
     /// Of a stuck one: that a person has looked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resolved: Option<Resolution>,
+}
+
+/// A rollback that somebody asked for, as its deployment shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackView {
+    pub kind: RollbackKind,
+    /// The deployment whose release comes back.
+    pub to: DeploymentId,
+    pub reason: String,
+    /// Asked for though a safety check said no.
+    pub forced: bool,
+    /// The backup set that is put back; data stays as it is where unset.
+    pub restore: Option<String>,
+    /// The safety checks as they were when it was asked for: see `rollback::Check`.
+    pub checks: serde_json::Value,
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ First steps:
   refit deploy    put the newest commit live, here and now
   refit serve     wait for pushes and deploy each of them
 
-Exit codes of deploy and rerun:
+Exit codes of deploy, rerun and rollback:
   0 live and healthy   1 stopped before anything changed   2 build failed
   3 migrate or start failed, the old version is live       4 smoke failed, rolled back
   5 rollback failed: a person is needed                    130 cancelled
@@ -122,6 +122,21 @@ pub enum Command {
     /// works as in `refit deploy`.
     #[command(after_help = "Example:\n  refit rerun        # the newest\n  refit rerun 41")]
     Rerun(RerunArgs),
+
+    /// Go back to a release that was live and healthy
+    ///
+    /// Starts the old release's own container again, with the settings it had; where the container is gone it is made again from its
+    /// image. Nothing is built. By default it goes to the newest release before the live one. The old release is checked and watched
+    /// like a new one; if it fails, what was live is started again and the deployment ends as `stuck`, exit code 5.
+    ///
+    /// Safety checks come first. An error stops the rollback before anything is changed (exit code 1), unless --force is given: so a
+    /// healthy version is not rolled back by accident. Data stays as it is, unless --restore-data puts back the backup that was taken
+    /// when the old release was replaced.
+    #[command(
+        after_help = "Example:\n  refit rollback --preview\n  refit rollback --reason \"orders fail since 14:00\"\n  refit rollback --to 41 \
+                      --reason \"the last one without the new cart\" --force\n  refit rollback --undo --reason \"it was the database\""
+    )]
+    Rollback(RollbackArgs),
 
     /// Stop a queued or running deployment and undo what it did
     ///
@@ -350,6 +365,45 @@ pub struct RerunArgs {
     pub id: Option<i64>,
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub act: ActArgs,
+}
+
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "flags of a command line")]
+pub struct RollbackArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Go to the release of this deployment
+    #[arg(long, value_name = "ID", group = "which")]
+    pub to: Option<i64>,
+    /// Go to the release of this commit, in full or its beginning
+    #[arg(long, value_name = "SHA", group = "which", allow_hyphen_values = true)]
+    pub commit: Option<String>,
+    /// Go to this version, such as `guestbook:0123456789`, or its tag
+    #[arg(long, value_name = "TAG", group = "which")]
+    pub version: Option<String>,
+    /// Go forward again, to what was live before the last rollback
+    #[arg(long, group = "which")]
+    pub undo: bool,
+    /// Why; for the record and the report
+    #[arg(long, value_name = "TEXT", required_unless_present = "preview")]
+    pub reason: Option<String>,
+    /// Only show what would change; changes nothing
+    #[arg(long, conflicts_with_all = ["follow", "detach", "no_wait", "force"])]
+    pub preview: bool,
+    /// Go on though a safety check says no
+    #[arg(long)]
+    pub force: bool,
+    /// Put the data back as well, as it was when the release was replaced; what is there now is backed up first
+    #[arg(long)]
+    pub restore_data: bool,
+    /// Do not ask before data is put back
+    #[arg(long)]
+    pub yes: bool,
+    /// A service of the app; an app is one service in this version
+    #[arg(long, value_name = "NAME")]
+    pub service: Option<String>,
     #[command(flatten)]
     pub act: ActArgs,
 }

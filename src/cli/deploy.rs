@@ -42,11 +42,16 @@ pub async fn rerun(context: &Context, args: RerunArgs) -> Result<u8> {
     act(context, &args.act, async |hands| hands.rerun(request).await).await
 }
 
-fn trigger(kind: TriggerKind) -> Trigger {
+pub fn trigger(kind: TriggerKind) -> Trigger {
     Trigger { kind, by: user(), delivery: None, forced: false }
 }
 
-async fn act(context: &Context, args: &ActArgs, ask: impl AsyncFnOnce(&Hands) -> Result<DeploymentId>) -> Result<u8> {
+/// Asks for a deployment and watches it to its end. The exit code is the deployment's.
+pub async fn act(
+    context: &Context,
+    args: &ActArgs,
+    ask: impl AsyncFnOnce(&Hands) -> Result<DeploymentId>,
+) -> Result<u8> {
     if args.detach {
         let hands = Hands::find_daemon(context).await?;
         let id = ask(&hands).await?;
@@ -102,6 +107,11 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     out.push('\n');
     let mut line = |name: &str, text: &str| out.push_str(&format!("  {} {text}\n", paint.dim(&format!("{name:<8}"))));
     line("commit", &story.commit_line());
+    for (name, text) in [("rollback", story.rollback_line()), ("reason", story.reason())] {
+        if let Some(text) = text {
+            line(name, &text);
+        }
+    }
     line("live", &story.live_now());
     if let Some(error) = &view.error {
         line("why", &indented(error));
@@ -111,6 +121,9 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     }
     for undone in &view.undone {
         line("undone", &indented(undone));
+    }
+    if let Some(freed) = story.freed() {
+        line("freed", &freed);
     }
     if let Some(next) = story.next_step() {
         line("next", &next);

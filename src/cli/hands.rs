@@ -94,11 +94,12 @@ impl Hands {
         })
     }
 
-    pub async fn rollback(&self, request: RollbackRequest) -> Result<DeploymentId> {
-        Ok(match self {
-            Self::Daemon(daemon) => daemon.rollback(&request).await?,
-            Self::Here(control) => control.rollback(request).await?,
-        })
+    /// The error is `control`'s own: it may carry what the safety checks said.
+    pub async fn rollback(&self, request: RollbackRequest) -> crate::control::Result<DeploymentId> {
+        match self {
+            Self::Daemon(daemon) => daemon.rollback(&request).await,
+            Self::Here(control) => control.rollback(request).await,
+        }
     }
 
     pub async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()> {

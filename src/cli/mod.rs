@@ -38,6 +38,7 @@ mod outputs;
 mod progress;
 mod report;
 mod resolve;
+mod rollback;
 mod rollbacks;
 #[cfg(test)]
 mod sample;
@@ -122,6 +123,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Serve => serve_daemon(context).await,
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Rerun(args) => deploy::rerun(context, args).await,
+        Command::Rollback(args) => Box::pin(rollback::run(context, args)).await,
         Command::Cancel(args) => cancel::run(context, &args).await,
         Command::Approve(args) => approve::approve(context, args).await,
         Command::Reject(args) => approve::reject(context, args).await,

@@ -53,7 +53,9 @@ fn pull(output: &Value) -> String {
 
 /// `2 parts, 12.3 kB, guestbook/production/2026-11-21_10-00-00`.
 fn backup(output: &Value) -> Vec<String> {
-    let Some(set) = text(output, "set") else { return Vec::new() };
+    let Some(set) = text(output, "set") else {
+        return text(output, "state").map(|place| format!("the state before is in {place}")).into_iter().collect();
+    };
     let size = number(output, "bytes").map(human_bytes);
     let parts = plural(list(output, "parts").len(), "part");
     std::iter::once(parts).chain(size).chain([set.to_owned()]).collect()

@@ -48,6 +48,7 @@ struct Report {
     stages: Vec<(String, String)>,
     undone: Vec<String>,
     tail: Vec<String>,
+    freed: Option<String>,
     next: Option<String>,
     log: Option<String>,
 }
@@ -61,11 +62,16 @@ impl Report {
             Some(_) => format!("{} from {}", story.commit_line(), story.origin()),
             None => format!("the tip of {}", story.origin()),
         };
+        let what = match story.rollback_line() {
+            Some(rollback) => format!("roll back: {rollback}; {}", story.commit_line()),
+            None => format!("deploy {what}"),
+        };
+        let reason = story.reason().map(|reason| format!(" Reason: {}", sentence(&reason))).unwrap_or_default();
         let verb = if view.started_at.is_some() { "began" } else { "was queued" };
         Self {
             title: sentence(&story.headline()),
             opening: format!(
-                "It was to deploy {what}, asked for by {}. It {verb} at {when}{took}. {}",
+                "It was to {what}, asked for by {}.{reason} It {verb} at {when}{took}. {}",
                 story.asked(),
                 sentence(&story.live_now()),
             ),
@@ -80,6 +86,7 @@ impl Report {
             stages: view.stages.iter().filter(|s| s.status != StageStatus::Pending).map(stage_line).collect(),
             undone: view.undone.iter().map(|line| printable(line)).collect(),
             tail: story.tail.clone(),
+            freed: story.freed(),
             next: story.next_step().map(|step| sentence(&step)),
             log: log.map(str::to_owned),
         }
@@ -99,6 +106,9 @@ impl Report {
         }
         out.push_str(&list("\nUndone, in this order:\n", "  - ", &self.undone));
         out.push_str(&list("\nThe last lines of the failed stage:\n", "    ", &self.tail));
+        if let Some(freed) = &self.freed {
+            out.push_str(&format!("\nSpace given back: {freed}.\n"));
+        }
         if let Some(next) = &self.next {
             out.push_str(&format!("\nWhat to do now: {next}\n"));
         }
@@ -125,6 +135,9 @@ impl Report {
         if !self.tail.is_empty() {
             // Indented, because a fence could be closed by what is in it.
             out.push_str(&list("\n## The last lines of the failed stage\n\n", "    ", &self.tail));
+        }
+        if let Some(freed) = &self.freed {
+            out.push_str(&format!("\nSpace given back: {freed}.\n"));
         }
         if let Some(next) = &self.next {
             out.push_str(&format!("\n## What to do now\n\n{next}\n"));

@@ -8,8 +8,8 @@ use super::{
     style::Clock,
 };
 use crate::model::{
-    ApprovalState, ApprovalView, DeploymentId, DeploymentView, Resolution, Stage, StageStatus, StageView, Status,
-    Trigger, TriggerKind,
+    ApprovalState, ApprovalView, DeploymentId, DeploymentView, Resolution, RollbackKind, RollbackView, Stage,
+    StageStatus, StageView, Status, Trigger, TriggerKind,
 };
 
 const NOW: i64 = 1_795_000_000;
@@ -92,6 +92,8 @@ fn view(id: i64, status: Status, code: Option<u8>, stages: Vec<StageView>) -> De
         log: Some("/srv/app/logs/7.log".to_owned()),
         undone: Vec::new(),
         freed: None,
+        rollback: None,
+        retired: Vec::new(),
         approval: None,
         resolved: None,
     }
@@ -135,6 +137,7 @@ pub fn all() -> Vec<Story> {
     let mut good = view(12, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Succeeded));
     (good.live, good.image, good.backup) =
         (true, Some("sha256:4bf5122f".to_owned()), Some("guestbook/production/2026-11-17_10-00-00".to_owned()));
+    (good.freed, good.retired) = (Some(12_345_678), vec![DeploymentId(1), DeploymentId(2)]);
     good.stages[1].status = S::Warned;
     good.stages[1].error = Some("pg_dump: connection refused".to_owned());
     let tests = view(13, Status::Failed, Some(1), until(Stage::Test, S::Failed, S::Succeeded));
@@ -171,7 +174,28 @@ pub fn all() -> Vec<Story> {
     broken.trigger.kind = TriggerKind::Rollback;
     let mut looked = view(25, Status::Stuck, Some(5), until(Stage::Start, S::UndoFailed, S::Succeeded));
     looked.resolved = Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
+    let rollback = RollbackView {
+        kind: RollbackKind::Previous,
+        to: DeploymentId(2),
+        reason: "orders fail \u{1b}[31msince 14:00".to_owned(),
+        forced: true,
+        restore: None,
+        checks: json!([]),
+    };
+    let trigger = Trigger { kind: TriggerKind::Rollback, by: Some("ada".to_owned()), delivery: None, forced: false };
+    let rolled = |id, status, code, stages| DeploymentView {
+        rollback: Some(rollback.clone()),
+        trigger: trigger.clone(),
+        ..view(id, status, code, stages)
+    };
+    let back_again = rolled(26, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
+    let not_begun = rolled(27, Status::Failed, Some(1), until(Stage::Backup, S::Failed, S::Skipped));
+    let mut failed_back = rolled(28, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
+    failed_back.undone = vec!["start: deployment 3 (89abcdef01) is live again".to_owned()];
     vec![
+        story(back_again, Some(2), &[]),
+        story(not_begun, Some(3), &[]),
+        story(failed_back, Some(3), &[]),
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),
         story(good, Some(12), &[]),

@@ -31,7 +31,13 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
     let mut out = format!("{}\n\n", paint.tone(headline_tone(story), &story.headline()));
     let mut line = |name: &str, text: String| out.push_str(&format!("{} {text}\n", paint.dim(&format!("{name:<9}"))));
     line("commit", story.commit_line());
-    line("from", story.origin());
+    match story.rollback_line() {
+        Some(rollback) => line("rollback", rollback),
+        None => line("from", story.origin()),
+    }
+    if let Some(reason) = story.reason() {
+        line("reason", reason);
+    }
     line("asked by", story.asked());
     line("queued", format!("{} ({})", clock.local(view.queued_at), clock.ago(view.queued_at)));
     if let Some(took) = story.took() {
@@ -56,6 +62,9 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
     }
     for undone in &view.undone {
         line("undone", clip(undone, 400));
+    }
+    if let Some(freed) = story.freed() {
+        line("freed", freed);
     }
     if let Some(next) = story.next_step() {
         line("next", next);

@@ -8,8 +8,10 @@ use serde::Serialize;
 use super::style::{clip, took};
 use crate::{
     model::{
-        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Stage, StageStatus, Status, TriggerKind,
+        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackKind, Stage, StageStatus,
+        Status, TriggerKind,
     },
+    notify::freed,
     pipeline::outcome,
     registry::{Registry, Release, Result},
 };
@@ -58,6 +60,9 @@ impl Story {
     pub fn headline(&self) -> String {
         let (view, environment) = (&self.deployment, self.environment());
         let id = view.id;
+        if view.rollback.is_some() {
+            return self.rollback_headline();
+        }
         let place = view.failed_stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
         match view.status {
             Status::Queued => format!("deployment {id} of {environment} waits in the queue"),
@@ -81,6 +86,53 @@ impl Story {
         }
     }
 
+    fn rollback_headline(&self) -> String {
+        let (view, environment) = (&self.deployment, self.environment());
+        let id = view.id;
+        let to = view.rollback.as_ref().map_or(id, |rollback| rollback.to);
+        let place = view.failed_stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
+        match view.status {
+            Status::Queued => format!("rollback {id} of {environment} to deployment {to} waits in the queue"),
+            Status::Running | Status::AwaitingApproval => {
+                format!("rollback {id} of {environment} to deployment {to} is running")
+            }
+            Status::Succeeded => format!("{environment} was rolled back to deployment {to}"),
+            Status::Failed | Status::RolledBack => {
+                format!(
+                    "rollback {id} of {environment} to deployment {to} failed{place}, and nothing changed for users"
+                )
+            }
+            Status::Stuck => {
+                format!(
+                    "CRITICAL: rollback {id} of {environment} to deployment {to} failed{place}, and a person is needed"
+                )
+            }
+            Status::Superseded => format!("rollback {id} of {environment} made way for a newer deployment"),
+            Status::Cancelled => format!("rollback {id} of {environment} was cancelled"),
+            Status::Skipped => format!("rollback {id} of {environment} had nothing to do"),
+        }
+    }
+
+    /// `deployment 5 → deployment 3, put back the data of …: "reason"`; `None` for what is no rollback.
+    pub fn rollback_line(&self) -> Option<String> {
+        let rollback = self.deployment.rollback.as_ref()?;
+        let from = self.deployment.previous.map(|from| format!("deployment {from} → ")).unwrap_or_default();
+        let kind = match rollback.kind {
+            RollbackKind::Previous => "the release before",
+            RollbackKind::Specific => "named",
+            RollbackKind::Undo => "forward again",
+            RollbackKind::Automatic => "automatic",
+        };
+        let data = rollback.restore.as_ref().map(|set| format!(", with the data of {}", clip(set, 100)));
+        let forced = if rollback.forced { ", forced" } else { "" };
+        Some(format!("{from}deployment {} ({kind}{forced}){}", rollback.to, data.unwrap_or_default()))
+    }
+
+    /// Why somebody asked for the rollback.
+    pub fn reason(&self) -> Option<String> {
+        self.deployment.rollback.as_ref().map(|rollback| clip(&rollback.reason, 200))
+    }
+
     /// One sentence: what users see now.
     pub fn live_now(&self) -> String {
         let view = &self.deployment;
@@ -90,8 +142,13 @@ impl Story {
             None => "nothing is live yet".to_owned(),
             Some(live) => {
                 let version = format!("deployment {} ({})", live.deployment, live.commit.short());
+                let target = view.rollback.as_ref().map(|rollback| rollback.to);
                 if live.deployment == view.id {
                     format!("{} is live", live.commit.short())
+                } else if view.status == Status::Succeeded && target == Some(live.deployment) {
+                    format!("{version} is live again")
+                } else if target.is_some() && view.status == Status::Stuck && !self.is_broken() {
+                    format!("{version} is live again: the rollback was taken back")
                 } else if view.status == Status::Stuck {
                     format!("{version} was live before; whether it still is must be looked at")
                 } else if view.status == Status::RolledBack && view.previous == Some(live.deployment) {
@@ -105,10 +162,18 @@ impl Story {
         }
     }
 
+    /// Something could not be undone.
+    fn is_broken(&self) -> bool {
+        self.deployment.stages.iter().any(|stage| stage.status == StageStatus::UndoFailed)
+    }
+
     /// What a person does now; `None` where nothing is to do.
     pub fn next_step(&self) -> Option<String> {
         let view = &self.deployment;
         let id = view.id;
+        if view.rollback.is_some() {
+            return self.after_rollback();
+        }
         let again = format!("`refit rerun {id}`");
         let text = match view.status {
             Status::Queued | Status::Running => {
@@ -121,10 +186,7 @@ impl Story {
             Status::Superseded | Status::Skipped => return None,
             Status::Cancelled => format!("{again} when you are ready"),
             Status::Stuck if view.resolved.is_some() => return None,
-            Status::Stuck => {
-                let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
-                format!("1. {one}; 2. {two}; 3. {three}")
-            }
+            Status::Stuck => after_stuck(view),
             _ if view.exit_code == Some(69) => format!("`refit doctor` says what is missing; then {again}"),
             Status::Failed | Status::RolledBack => match view.failed_stage {
                 Some(Stage::Pull) => format!("`refit doctor` checks the access to the repository; then {again}"),
@@ -171,6 +233,32 @@ impl Story {
         Some(format!("by {} at {at}: {}", clip(&resolved.by, 40), clip(&resolved.reason, 200)))
     }
 
+    fn after_rollback(&self) -> Option<String> {
+        let view = &self.deployment;
+        let id = view.id;
+        let text = match view.status {
+            Status::Queued | Status::Running | Status::AwaitingApproval => {
+                format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
+            }
+            Status::Succeeded if view.rollback.as_ref().is_some_and(|r| r.kind == RollbackKind::Undo) => {
+                return self.warning();
+            }
+            Status::Succeeded => {
+                let forward = "mend the cause and push: a commit that was left is not deployed again by itself; \
+                               `refit rollback --undo` goes forward again";
+                self.warning().unwrap_or_else(|| forward.to_owned())
+            }
+            Status::Superseded | Status::Skipped => return None,
+            Status::Stuck if view.resolved.is_some() => return None,
+            Status::Stuck => after_stuck(view),
+            _ if view.exit_code == Some(69) => "`refit doctor` says what is missing; then ask for it again".to_owned(),
+            Status::Cancelled | Status::Failed | Status::RolledBack => {
+                "`refit rollback --preview` shows what stands in the way; then ask for it again".to_owned()
+            }
+        };
+        Some(text)
+    }
+
     /// Stages that failed without ending the deployment.
     fn warning(&self) -> Option<String> {
         let warned: Vec<&str> = self
@@ -181,6 +269,11 @@ impl Story {
             .map(|s| s.name.as_str())
             .collect();
         (!warned.is_empty()).then(|| format!("look at {}: it failed, and the deployment went on", warned.join(" and ")))
+    }
+
+    /// The space that its end gave back, and which releases went for it.
+    pub fn freed(&self) -> Option<String> {
+        freed(&self.deployment)
     }
 
     /// `branch main`, `tag v1`, or what a person named.
@@ -234,4 +327,9 @@ impl Story {
             None => how.to_owned(),
         }
     }
+}
+
+fn after_stuck(view: &DeploymentView) -> String {
+    let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
+    format!("1. {one}; 2. {two}; 3. {three}")
 }

@@ -75,14 +75,16 @@ fn read_main(cx: &Context<'_>, file: &Path) -> Option<Config> {
         apps.extend(environment::app(&own, &mut claims));
     }
     let shared = if root.has("app") { Vec::new() } else { secrets };
+    let mut files = vec![absolute.clone()];
     for (shown, path) in included(&root, &absolute, file) {
         apps.extend(include(cx, &shown, &path, &shared, &mut claims));
+        files.push(path);
     }
     if apps.is_empty() && root.has("include") {
         root.complain("include", Complaint::new("there is no app in this file or in what it includes"));
     }
     let apps: Vec<Arc<App>> = apps.into_iter().map(Arc::new).collect();
-    Some(Config { file: absolute, server, telegram, apps, redactor: Redactor::default() })
+    Some(Config { file: absolute, files, server, telegram, apps, redactor: Redactor::default() })
 }
 
 /// Whether the file has tables that only make sense with an `[app]`.

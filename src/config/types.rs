@@ -16,6 +16,8 @@ use crate::{
 pub struct Config {
     /// The main file, absolute.
     pub file: PathBuf,
+    /// It and what it includes, absolute.
+    pub files: Vec<PathBuf>,
     pub server: Server,
     pub telegram: Option<Telegram>,
     /// In the order of the files; names are unique.

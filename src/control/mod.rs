@@ -24,6 +24,7 @@ use crate::{
     pipeline::{Runtimes, World, journal::Recorded, orphans, recover},
     queue::Queue,
     registry::{Delivery, Filter, NewDeployment, Outcome, Receipt, Registry, RegistryError},
+    rollback::Check,
     runtime::{
         docker::{DockerRuntime, Engine},
         process::ProcessRuntime,
@@ -63,6 +64,9 @@ pub enum ControlError {
     /// Something that is needed is not there. Exit 69, HTTP 503.
     #[error("{message}")]
     Unavailable { message: String, hint: Option<String> },
+    /// Safety checks say no, and nothing was changed. Exit 1, HTTP 412.
+    #[error("{message}")]
+    Refused { message: String, hint: Option<String>, checks: Vec<Check> },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -75,6 +79,7 @@ impl ControlError {
     /// The exit code of the design, section 8.
     pub fn exit_code(&self) -> u8 {
         match self {
+            Self::Refused { .. } => 1,
             Self::Usage { .. } => 64,
             Self::Unavailable { .. } | Self::Registry(_) => 69,
             Self::Busy { .. } => 75,
@@ -84,7 +89,10 @@ impl ControlError {
     /// The next step for a person.
     pub fn hint(&self) -> Option<&str> {
         match self {
-            Self::Usage { hint, .. } | Self::Busy { hint, .. } | Self::Unavailable { hint, .. } => hint.as_deref(),
+            Self::Usage { hint, .. }
+            | Self::Busy { hint, .. }
+            | Self::Unavailable { hint, .. }
+            | Self::Refused { hint, .. } => hint.as_deref(),
             Self::Registry(error) => Some(error.hint()),
         }
     }

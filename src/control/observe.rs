@@ -29,9 +29,9 @@ const LOOK_BACK: u32 = 20;
 /// Reads without the lock: what reading commands use.
 #[derive(Debug, Clone)]
 pub struct Observer {
-    config: Arc<Config>,
-    registry: Option<Registry>,
-    runtimes: Runtimes,
+    pub(super) config: Arc<Config>,
+    pub(super) registry: Option<Registry>,
+    pub(super) runtimes: Runtimes,
 }
 
 impl Observer {

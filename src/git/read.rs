@@ -133,6 +133,31 @@ impl Mirror {
         repository.graph_descendant_of(new, old).map_err(|e| self.damaged(&operation, &e))
     }
 
+    /// The commits that `tip` has and `base` has not: how many, and the newest `most` of them.
+    pub fn commits_between(
+        &self,
+        base: &CommitId,
+        tip: &CommitId,
+        most: usize,
+    ) -> Result<(usize, Vec<CommitInfo>), GitError> {
+        let operation = format!("list the commits from {} to {}", base.short(), tip.short());
+        let repository = self.open(&operation)?;
+        let broken = |e: git2::Error| self.damaged(&operation, &e);
+        let mut walk = repository.revwalk().map_err(broken)?;
+        walk.set_sorting(git2::Sort::TOPOLOGICAL | git2::Sort::TIME).map_err(broken)?;
+        walk.push(self.find(&repository, &operation, tip)?.id()).map_err(broken)?;
+        walk.hide(self.find(&repository, &operation, base)?.id()).map_err(broken)?;
+        let (mut count, mut newest) = (0, Vec::new());
+        for id in walk {
+            let id = commit_id(&operation, id.map_err(broken)?)?;
+            if newest.len() < most {
+                newest.push(self.commit(&id)?);
+            }
+            count += 1;
+        }
+        Ok((count, newest))
+    }
+
     /// Paths that differ between two commits' trees, both names of a rename; sorted. Bytes that are not UTF-8 are replaced.
     pub fn changed_paths(&self, from: &CommitId, to: &CommitId) -> Result<Vec<String>, GitError> {
         let operation = format!("compare the trees of {} and {}", from.short(), to.short());

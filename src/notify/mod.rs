@@ -38,6 +38,7 @@ mod words;
 
 pub use render::Message;
 pub use report::Report;
+pub use words::freed;
 
 /// A registry that cannot be read or written is asked again after this.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(5);

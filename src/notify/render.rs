@@ -115,7 +115,13 @@ impl Report {
         if let Some(author) = &self.author {
             add("author", vec![Piece::Code(author.clone())]);
         }
-        add(self.reference.0, vec![Piece::Code(self.reference.1.clone())]);
+        match &self.rollback {
+            Some((way, why)) => {
+                add("rollback", vec![Piece::Words(way.clone())]);
+                add("because", vec![Piece::Code(why.clone())]);
+            }
+            None => add(self.reference.0, vec![Piece::Code(self.reference.1.clone())]),
+        }
         let forced = if self.forced { " (forced)" } else { "" };
         let mut trigger = vec![Piece::Words(format!("{}{forced}", self.trigger.0))];
         if let Some(by) = &self.trigger.1 {
@@ -150,6 +156,9 @@ impl Report {
         }
         if let Some(backup) = &self.backup {
             add("backup", vec![Piece::Code(backup.clone())]);
+        }
+        if let Some(freed) = &self.freed {
+            add("freed", vec![Piece::Words(freed.clone())]);
         }
         rows
     }

@@ -4,10 +4,13 @@
 //! printable and limited in length there, so that `render` only has to escape. Fields are kept apart as long as possible:
 //! a later sender (mail, a webhook) can lay them out in its own way.
 
-use super::words::{commit_url, duration, log_line, one_line};
+use super::words::{commit_url, duration, freed, log_line, one_line};
 use crate::{
     config::Config,
-    model::{ApprovalState, DeploymentId, DeploymentView, Stage, StageStatus, StageView, Status, TriggerKind},
+    model::{
+        ApprovalState, DeploymentId, DeploymentView, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status,
+        TriggerKind,
+    },
     pipeline::{
         journal::{Event, Recorded},
         outcome,
@@ -46,6 +49,8 @@ pub struct Report {
     pub author: Option<String>,
     /// `branch`, `tag` or `ref`, and its name.
     pub reference: (&'static str, String),
+    /// From where to where a rollback goes, and why.
+    pub rollback: Option<(String, String)>,
     /// How it was asked for, and by whom.
     pub trigger: (&'static str, Option<String>),
     /// The push replaced history.
@@ -67,6 +72,8 @@ pub struct Report {
     pub live: Option<String>,
     /// The backup set.
     pub backup: Option<String>,
+    /// The space that retention gave back, and by what.
+    pub freed: Option<String>,
     /// The last log lines of the stage that failed, oldest first.
     pub tail: Vec<String>,
     /// Commands to go on with, each with what it is for.
@@ -100,6 +107,7 @@ impl Report {
             subject: some(&view.subject, SUBJECT),
             author: some(&view.author, NAME),
             reference: reference(&view.reference, redactor),
+            rollback: view.rollback.as_ref().map(|r| (way(view, r), line(&r.reason, SUBJECT))),
             trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
             // A hook cannot know, and says so of every push.
             forced: view.trigger.forced && view.trigger.kind == TriggerKind::Github,
@@ -123,6 +131,7 @@ impl Report {
             undone: view.undone.iter().map(|u| line(u, REMARK)).filter(|u| !u.is_empty()).take(UNDONE).collect(),
             live: live(view, &story),
             backup: some(&view.backup, REFERENCE),
+            freed: freed(view),
             tail: quoted.map(|l| log_line(l, redactor, LOG_LINE)).collect(),
             next: next_steps(view),
         }
@@ -168,6 +177,14 @@ impl Story {
     }
 }
 
+/// `deployment 5 → deployment 3`, and what goes with it.
+fn way(view: &DeploymentView, rollback: &RollbackView) -> String {
+    let from = view.previous.map(|from| format!("deployment {from} → ")).unwrap_or_default();
+    let forced = if rollback.forced { ", forced" } else { "" };
+    let data = if rollback.restore.is_some() { ", with its data" } else { "" };
+    format!("{from}deployment {}{forced}{data}", rollback.to)
+}
+
 fn summary(view: &DeploymentView, story: &Story) -> String {
     let verb = if story.only_interrupted { "interrupted" } else { "failed" };
     let failed = match view.failed_stage {
@@ -175,7 +192,12 @@ fn summary(view: &DeploymentView, story: &Story) -> String {
         None => verb.to_owned(),
     };
     match view.status {
-        Status::Succeeded => "deployed".to_owned(),
+        Status::Succeeded => match &view.rollback {
+            Some(rollback) => format!("rolled back to deployment {}", rollback.to),
+            None => "deployed".to_owned(),
+        },
+        Status::Failed if view.rollback.is_some() => format!("the rollback {failed}, nothing changed for users"),
+        Status::Cancelled if view.rollback.is_some() => "the rollback was cancelled".to_owned(),
         Status::Failed if story.start_touched => format!("{failed}, and there is no version to go back to"),
         Status::Failed if story.migrate_touched => format!("{failed}, the version of the app did not change"),
         Status::Failed => format!("{failed}, nothing changed for users"),
@@ -200,6 +222,10 @@ fn live(view: &DeploymentView, story: &Story) -> Option<String> {
     }
     let text = match (view.status, view.previous) {
         (Status::Succeeded, _) if view.live => "this version".to_owned(),
+        (Status::Succeeded, _) if view.rollback.is_some() => {
+            let to = view.rollback.as_ref().map_or(view.id, |rollback| rollback.to);
+            format!("deployment {to} again")
+        }
         (Status::Succeeded, _) => "a later deployment has taken its place since".to_owned(),
         (Status::Stuck, _) => "not known: `refit status` shows what runs".to_owned(),
         (Status::RolledBack, Some(id)) => format!("deployment {id} again"),
@@ -218,6 +244,13 @@ fn next_steps(view: &DeploymentView) -> Vec<(String, &'static str)> {
     let logs = (format!("refit logs {id}"), "shows everything");
     let rerun = (format!("refit rerun {id}"), "tries again");
     match view.status {
+        Status::Succeeded if view.rollback.as_ref().is_some_and(|r| r.kind != RollbackKind::Undo) => {
+            vec![("refit rollback --undo --reason \"…\"".to_owned(), "goes forward again")]
+        }
+        Status::Failed if view.rollback.is_some() => {
+            vec![logs, ("refit rollback --preview".to_owned(), "shows what stands in the way")]
+        }
+        Status::Cancelled if view.rollback.is_some() => Vec::new(),
         Status::Failed | Status::RolledBack => vec![logs, rerun],
         Status::Cancelled => vec![rerun],
         Status::Stuck => outcome::stuck_steps(view).into(),

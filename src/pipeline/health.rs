@@ -6,14 +6,21 @@
 
 use std::{
     net::SocketAddr,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Environment, Probe},
-    pipeline::{journal::FailureKind, stages::StageFailure},
+    log::DeploymentLog,
+    pipeline::{
+        World,
+        journal::FailureKind,
+        stages::{StageFailure, Step, smoke},
+    },
     runtime::{Instance, InstanceState, Job, Runtime},
 };
 
@@ -81,6 +88,20 @@ pub async fn judge(
             pause = (pause * 2).min(health.interval);
         }
     }
+}
+
+/// Whether an instance that runs for some time is healthy now: one probe, and one round of its smoke checks.
+pub async fn now(world: &Arc<World>, environment: Arc<Environment>, instance: &Instance) -> Result<(), StageFailure> {
+    let runtime = world.runtime(&environment);
+    let (address, image_health) = alive(runtime.as_ref(), instance).await?;
+    // It has been running longer than it had to settle.
+    let started = Instant::now().checked_sub(environment.start.health.settle).unwrap_or_else(Instant::now);
+    let good = probe(runtime.as_ref(), world.http(), &environment, instance, address, image_health, started).await;
+    good.map_err(StageFailure::failed)?;
+    let log = DeploymentLog::discard(world.config.redactor.clone()).section("refit");
+    let job = Job { log, cancel: CancellationToken::new() };
+    let step = Step { world: Arc::clone(world), environment, deployment: instance.deployment, job };
+    smoke::once(&step, instance).await.map(drop)
 }
 
 /// The address and the image's own verdict of an instance that runs and never restarted.

@@ -9,7 +9,7 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::World;
+use super::{World, state};
 use crate::{
     config::{Environment, Smoke, Start},
     files,
@@ -79,7 +79,7 @@ pub fn dir(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> Pat
     releases.join(key.app.as_str()).join(key.environment.as_str()).join(deployment.to_string())
 }
 
-fn file(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> PathBuf {
+pub(super) fn file(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> PathBuf {
     dir(world, key, deployment).join("environment.json")
 }
 
@@ -113,8 +113,9 @@ pub fn environment(world: &World, today: &Environment, deployment: DeploymentId)
     }
 }
 
-/// Forgets what a release kept.
+/// Forgets what a release kept, and the states of rollbacks that are about it.
 pub fn remove(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> Result<(), String> {
+    state::forget(world, key, deployment)?;
     let dir = dir(world, key, deployment);
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", dir.display())),

@@ -3,7 +3,7 @@
 //! - [`journal`] says what may happen next. [`run`] drives a deployment forward, and backwards when something fails; [`recover`] decides
 //!   what becomes of one whose process died, and then drives it with the same code; [`orphans`] finds what no journal tells of.
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
-//! - [`kept`] is what a release keeps of its settings, for the way back.
+//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
@@ -31,6 +31,7 @@ pub mod preflight;
 pub mod recover;
 pub mod run;
 pub mod stages;
+pub mod state;
 
 /// The runtimes of this machine.
 #[derive(Debug, Clone)]

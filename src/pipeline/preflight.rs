@@ -6,6 +6,13 @@ use crate::{
     pipeline::{World, journal::FailureKind, stages::StageFailure},
 };
 
+/// Before a rollback: only what it cannot do without is an error. A full disk or a dependency that is away is a warning, because what
+/// is live may be what filled the disk or broke the dependency.
+pub async fn check_rollback(world: &World, environment: &Environment) -> Result<Option<String>, StageFailure> {
+    world.runtime(environment).check().await?;
+    Ok(check(world, environment).await.err().map(|failure| failure.message))
+}
+
 /// Free space, the runtime, and what the configuration `requires`. The first thing missing is the error.
 pub async fn check(world: &World, environment: &Environment) -> Result<(), StageFailure> {
     let server = &world.config.server;
@@ -23,11 +30,7 @@ pub async fn check(world: &World, environment: &Environment) -> Result<(), Stage
     let runtime = world.runtime(environment);
     runtime.check().await?;
     for name in &environment.requires {
-        let running = match runtime.is_running(name).await {
-            Ok(false) => world.runtimes.docker.is_running(name).await,
-            other => other,
-        };
-        if !running? {
+        if !is_running(world, environment, name).await? {
             return Err(unavailable(format!(
                 "`{name}` is required by {} and does not run: start it, or take it out of `requires`",
                 environment.key
@@ -35,6 +38,14 @@ pub async fn check(world: &World, environment: &Environment) -> Result<(), Stage
         }
     }
     Ok(())
+}
+
+/// Whether something that the configuration names runs: in the environment's runtime, else as a container.
+pub async fn is_running(world: &World, environment: &Environment, name: &str) -> crate::runtime::Result<bool> {
+    match world.runtime(environment).is_running(name).await {
+        Ok(false) => world.runtimes.docker.is_running(name).await,
+        other => other,
+    }
 }
 
 fn unavailable(message: String) -> StageFailure {

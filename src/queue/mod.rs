@@ -28,7 +28,6 @@ use crate::{
         World,
         journal::{Event, Phase},
         orphans, outcome, recover, run,
-        stages::retire,
     },
     registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
 };
@@ -309,23 +308,19 @@ impl Worker {
         let closing = &self.closing;
         let run = run::run(Arc::clone(&self.world), Arc::clone(&self.environment), id, cancels, closing);
         let mut run = std::pin::pin!(run);
-        let status = loop {
+        loop {
             tokio::select! {
-                result = &mut run => break result?,
+                result = &mut run => return result,
                 command = commands.recv() => match command {
                     Some(Command::Cancel { id: wanted, by }) if wanted == id => drop(cancel.try_send(by)),
                     Some(Command::Cancel { id: other, by }) => self.cancel_queued(other, &by).await,
                     Some(Command::CancelRunning { by }) => drop(cancel.try_send(by)),
                     // What was queued meanwhile is looked for after this one. (One that waits for a person's word looks by itself.)
                     Some(Command::Wake) => {}
-                    None => break run.await?,
+                    None => return run.await,
                 },
             }
-        };
-        if status == Status::Succeeded {
-            retire::retire_old(&self.world, &self.environment).await;
         }
-        Ok(status)
     }
 
     /// Tries until the journal can be written again; then the deployment is undone like one whose process died. One that had not

@@ -22,6 +22,14 @@ pub struct RollbackOrder {
     pub checks: serde_json::Value,
 }
 
+/// A rollback that succeeded: from what was live to what is live since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRollback {
+    pub deployment: DeploymentId,
+    pub from: Option<DeploymentId>,
+    pub to: DeploymentId,
+}
+
 /// A person's word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decision {
@@ -51,6 +59,24 @@ impl Registry {
         .transpose()
     }
 
+    /// The newest rollback of an environment that succeeded.
+    pub async fn last_rollback(&self, key: &EnvironmentKey) -> Result<Option<LastRollback>> {
+        let row = sqlx::query(
+            "SELECT d.id, d.previous, r.target FROM rollbacks AS r JOIN deployments AS d ON d.id = r.deployment
+             WHERE d.app = ? AND d.environment = ? AND d.status = 'succeeded' ORDER BY d.id DESC LIMIT 1",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_optional(&self.read)
+        .await
+        .map_err(query("read rollbacks"))?;
+        Ok(row.map(|row| LastRollback {
+            deployment: DeploymentId(row.get("id")),
+            from: row.get::<Option<i64>, _>("previous").map(DeploymentId),
+            to: DeploymentId(row.get("target")),
+        }))
+    }
+
     /// Releases that a rollback which has not ended goes to: they must stay.
     pub async fn rollback_targets(&self, key: &EnvironmentKey) -> Result<Vec<DeploymentId>> {
         let ids: Vec<i64> = sqlx::query_scalar(
@@ -63,6 +89,24 @@ impl Registry {
         .await
         .map_err(query("read rollbacks"))?;
         Ok(ids.into_iter().map(DeploymentId).collect())
+    }
+
+    /// Releases that a person may need who looks at a stuck deployment: its own, the one that was live, and where a rollback went.
+    pub async fn looked_at(&self, key: &EnvironmentKey) -> Result<Vec<DeploymentId>> {
+        let rows = sqlx::query(
+            "SELECT d.id, d.previous, r.target FROM deployments AS d LEFT JOIN rollbacks AS r ON r.deployment = d.id
+             WHERE d.app = ? AND d.environment = ? AND d.status = 'stuck'
+             AND NOT EXISTS (SELECT 1 FROM resolutions AS s WHERE s.deployment = d.id)",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        let ids = rows.iter().flat_map(|row| {
+            ["id", "previous", "target"].map(|column| row.get::<Option<i64>, _>(column).map(DeploymentId))
+        });
+        Ok(ids.flatten().collect())
     }
 
     /// Writes what was said to a deployment that waits for it; the first word counts and is what is returned. `None`: it does not wait

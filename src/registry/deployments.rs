@@ -9,8 +9,8 @@ use super::{
 };
 use crate::{
     model::{
-        ApprovalState, ApprovalView, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Resolution, Stage,
-        StageStatus, StageView, Status, Trigger,
+        ApprovalState, ApprovalView, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Resolution, RollbackView,
+        Stage, StageStatus, StageView, Status, Trigger,
     },
     pipeline::journal::{Approval, Event, Recorded, Saga},
 };
@@ -147,6 +147,30 @@ impl Registry {
         row.map(|row| Ok((DeploymentId(row.get("id")), parse("status", row.get("status"))?))).transpose()
     }
 
+    /// The newest deployment of an environment whose commit begins with these hexadecimal digits.
+    pub async fn last_of_prefix(
+        &self,
+        key: &EnvironmentKey,
+        digits: &str,
+    ) -> Result<Option<(DeploymentId, CommitId, Status)>> {
+        let row = sqlx::query(
+            "SELECT id, commit_id, status FROM deployments
+             WHERE app = ? AND environment = ? AND substr(commit_id, 1, ?) = ? ORDER BY id DESC LIMIT 1",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .bind(i64::try_from(digits.len()).unwrap_or(i64::MAX))
+        .bind(digits)
+        .fetch_optional(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        row.map(|row| {
+            let commit = parse("commit", row.get("commit_id"))?;
+            Ok((DeploymentId(row.get("id")), commit, parse("status", row.get("status"))?))
+        })
+        .transpose()
+    }
+
     pub async fn deployment(&self, id: DeploymentId) -> Result<Option<DeploymentView>> {
         let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(SELECT);
         sql.push(" WHERE d.id = ").push_bind(id.0);
@@ -226,6 +250,8 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
         log: optional("log"),
         undone: undone(events),
         freed: row.get::<Option<i64>, _>("freed").map(i64::unsigned_abs),
+        rollback: rollback_view(row)?,
+        retired: from_json("retired releases", row.get("retired"))?,
         approval: approval(row, &saga, events),
         resolved: optional("resolved_by").map(|by| Resolution {
             by,
@@ -237,9 +263,25 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
 
 const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
         a.by AS said_by, a.reason AS said_why, a.at AS said_at,
-        s.by AS resolved_by, s.reason AS resolved_reason, s.at AS resolved_at
+        s.by AS resolved_by, s.reason AS resolved_reason, s.at AS resolved_at,
+        r.kind AS rollback_kind, r.target AS rollback_target, r.reason AS rollback_reason,
+        r.forced AS rollback_forced, r.backup AS rollback_backup, r.checks AS rollback_checks,
+        (SELECT json_group_array(gone.deployment) FROM releases AS gone WHERE gone.retired_by = d.id) AS retired
     FROM deployments AS d
-        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS s ON s.deployment = d.id";
+        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS s ON s.deployment = d.id
+        LEFT JOIN rollbacks AS r ON r.deployment = d.id";
+
+fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
+    let Some(kind) = row.get::<Option<String>, _>("rollback_kind") else { return Ok(None) };
+    Ok(Some(RollbackView {
+        kind: parse("kind of rollback", &kind)?,
+        to: DeploymentId(row.get("rollback_target")),
+        reason: row.get("rollback_reason"),
+        forced: row.get("rollback_forced"),
+        restore: row.get("rollback_backup"),
+        checks: from_json("safety checks", row.get("rollback_checks"))?,
+    }))
+}
 
 /// What became of the request for approval is in the journal; who said it when, which may be long before a process could act on
 /// it, in the row.

@@ -27,7 +27,7 @@ pub struct Standing {
     pub needed: BTreeSet<String>,
     /// A deployment of this app runs, in whichever environment: it may use an artefact that it has not noted yet.
     pub app_busy: bool,
-    /// The deployment that ended `stuck` and that no success came after.
+    /// The deployment that ended `stuck`, that no success came after, and that nobody resolved.
     pub stuck: Option<DeploymentId>,
     /// That one was a rollback, which may have left data half restored.
     pub stuck_in_rollback: bool,
@@ -93,6 +93,7 @@ impl Registry {
              WHERE app = ?1 AND environment = ?2 AND status = 'stuck' AND NOT EXISTS (
                 SELECT 1 FROM deployments AS later
                 WHERE later.app = ?1 AND later.environment = ?2 AND later.id > d.id AND later.status = 'succeeded')
+                AND NOT EXISTS (SELECT 1 FROM resolutions AS r WHERE r.deployment = d.id)
              ORDER BY id DESC LIMIT 1",
         )
         .bind(key.app.as_str())

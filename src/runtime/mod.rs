@@ -17,11 +17,11 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::Environment,
+    config::{Environment, Start},
     git::Mirror,
     log::StageLog,
     model::{CommitId, DeploymentId, EnvironmentKey},
@@ -202,6 +202,15 @@ pub enum InstanceState {
     },
 }
 
+/// What is not there of what settings name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Without them nothing starts.
+    pub networks: Vec<String>,
+    /// Volumes and directories of the host: they would be made anew, empty.
+    pub places: Vec<String>,
+}
+
 /// How a command inside an instance ended.
 #[derive(Debug, Clone)]
 pub struct ExecOutcome {
@@ -254,7 +263,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes it for good (killing it if it runs), and for an instance that is gone does nothing.
     async fn remove(&self, instance: &Instance) -> Result<()>;
 
-    /// Removes an artefact that no instance uses. Bytes given back, as far as the engine says.
+    /// Bytes that removing the instance gives back, as far as the engine says.
+    async fn size(&self, instance: &Instance) -> Result<u64>;
+
+    /// Removes an artefact that no instance uses. Bytes given back, as far as the engine says; never more than that.
     async fn remove_artefact(&self, id: &str) -> Result<u64>;
 
     /// Every instance of this environment that carries our labels.
@@ -283,6 +295,17 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// Everything the runtime knows of an instance, to be kept for a person; `None` where there is no such instance. It may hold
+    /// secrets.
+    async fn definition(&self, instance: &Instance) -> Result<Option<serde_json::Value>>;
+
+    /// What an instance with these settings needs beside its artefact and does not find.
+    async fn lacking(&self, start: &Start) -> Result<Lacking> {
+        // A runtime whose instances use nothing else.
+        let _ = start;
+        Ok(Lacking::default())
+    }
+
     /// Whether something that the configuration `requires` by name runs.
     async fn is_running(&self, name: &str) -> Result<bool>;
 }
@@ -297,6 +320,19 @@ pub trait ContainerExec: Send + Sync + std::fmt::Debug {
         container: &str,
         command: &[String],
         env: &[(&str, &Secret)],
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+        job: &Job,
+    ) -> Result<ExecOutcome>;
+
+    /// The same for a command that reads: `source` is streamed into its standard input while its output is taken, and its end closes the
+    /// input. A command may end without reading everything. If the source fails, the command is ended. Whoever streams must not rely
+    /// on that: to the command, the end of this process looks like the end of its input.
+    async fn exec_through(
+        &self,
+        container: &str,
+        command: &[String],
+        env: &[(&str, &Secret)],
+        source: &mut (dyn AsyncRead + Send + Unpin),
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         job: &Job,
     ) -> Result<ExecOutcome>;

@@ -7,6 +7,7 @@ use crate::{
     control::{ControlError, Update},
     model::{DeploymentId, Name},
     registry::Outcome,
+    rollback::Check,
 };
 
 /// What a post-receive hook saw.
@@ -54,6 +55,9 @@ pub struct WireError {
     pub message: String,
     pub hint: Option<String>,
     pub exit_code: u8,
+    /// What the safety checks of a rollback said.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub checks: Vec<Check>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,6 +66,7 @@ pub enum WireKind {
     Usage,
     Busy,
     Unavailable,
+    Refused,
 }
 
 impl WireError {
@@ -69,6 +74,7 @@ impl WireError {
         match self.kind {
             WireKind::Usage => StatusCode::BAD_REQUEST,
             WireKind::Busy => StatusCode::CONFLICT,
+            WireKind::Refused => StatusCode::PRECONDITION_FAILED,
             WireKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -79,19 +85,26 @@ impl From<&ControlError> for WireError {
         let kind = match error {
             ControlError::Usage { .. } => WireKind::Usage,
             ControlError::Busy { .. } => WireKind::Busy,
+            ControlError::Refused { .. } => WireKind::Refused,
             // The store's own errors have no other exit code, and their types do not travel.
             ControlError::Unavailable { .. } | ControlError::Registry(_) => WireKind::Unavailable,
         };
-        Self { kind, message: error.to_string(), hint: error.hint().map(str::to_owned), exit_code: error.exit_code() }
+        let checks = match error {
+            ControlError::Refused { checks, .. } => checks.clone(),
+            _ => Vec::new(),
+        };
+        let hint = error.hint().map(str::to_owned);
+        Self { kind, message: error.to_string(), hint, exit_code: error.exit_code(), checks }
     }
 }
 
 impl From<WireError> for ControlError {
     fn from(error: WireError) -> Self {
-        let WireError { kind, message, hint, .. } = error;
+        let WireError { kind, message, hint, checks, .. } = error;
         match kind {
             WireKind::Usage => Self::Usage { message, hint },
             WireKind::Busy => Self::Busy { message, hint },
+            WireKind::Refused => Self::Refused { message, hint, checks },
             WireKind::Unavailable => Self::Unavailable { message, hint },
         }
     }
@@ -108,6 +121,7 @@ mod tests {
         for error in [
             ControlError::Usage { message: "no such app".into(), hint: hint() },
             ControlError::Busy { message: "held".into(), hint: None },
+            ControlError::Refused { message: "it is healthy".into(), hint: hint(), checks: Vec::new() },
             ControlError::Unavailable { message: "Docker is away".into(), hint: hint() },
             ControlError::Registry(RegistryError::Damaged { what: "status", why: "x".into() }),
         ] {

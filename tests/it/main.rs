@@ -25,6 +25,7 @@ mod orphans;
 mod people;
 mod processes;
 mod pushes;
+mod retention;
 mod rollback;
 mod secrets;
 mod telegram;

@@ -245,6 +245,15 @@ fn a_supervised_process_of_an_ended_deployment_is_ended_and_an_unknown_one_is_to
 }
 
 #[test]
+fn doctor_makes_nothing_before_the_first_deployment() {
+    let site = Site::process();
+    expect_nothing_left(&site);
+    let made = fs::read_dir(site.path().join(".refit")).map(|all| all.flatten().map(|e| e.file_name()).collect());
+    let made: Vec<_> = made.unwrap_or_default();
+    assert!(!made.iter().any(|name| name == "process" || name == "refit.db"), "{made:?}");
+}
+
+#[test]
 fn a_lost_registry_leaves_everything_standing() {
     let mut site = Site::process();
     site.push("good");

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{telegram::html, *};
 use crate::{
-    model::{ApprovalState, ApprovalView, DeploymentView, StageStatus, StageView},
+    model::{ApprovalState, ApprovalView, DeploymentView, RollbackKind, RollbackView, StageStatus, StageView},
     notify::{Report, words::units},
     pipeline::journal::Recorded,
     redact::Redactor,
@@ -303,7 +303,9 @@ fn view(status: Status) -> DeploymentView {
         author: None,
         log: None,
         undone: Vec::new(),
-        freed: None,
+        rollback: None,
+        freed: Some(u64::MAX),
+        retired: vec![DeploymentId(i64::MAX); 100],
         approval: Some(ApprovalView {
             state: ApprovalState::Approved,
             by: None,
@@ -348,6 +350,14 @@ proptest! {
         view.error = Some(words[4].clone());
         view.backup = Some(words[5].clone());
         view.stages.iter_mut().for_each(|s| s.error = Some(words[6].clone()));
+        view.rollback = (words[0].len() % 2 == 0).then(|| RollbackView {
+            kind: RollbackKind::Specific,
+            to: DeploymentId(i64::MAX),
+            reason: words[1].clone(),
+            forced: true,
+            restore: Some(words[2].clone()),
+            checks: serde_json::Value::Null,
+        });
         view.undone = undone;
         let kind = FailureKind::Failed;
         let event = Event::StepFailed { stage: Stage::Migrate, kind, error: String::new(), tail };
@@ -361,7 +371,7 @@ proptest! {
         if let Some((last, _)) = report.next.last() {
             prop_assert!(message.plain.contains(last.as_str()), "what to do is never cut off");
         }
-        for label in ["commit", "trigger", "stages", "live", "backup"] {
+        for label in ["commit", "trigger", "stages", "live", "backup", "freed"] {
             let is_there = report.text().lines().any(|line| line.starts_with(&format!("  {label} ")));
             let in_message = message.plain.lines().any(|line| line.starts_with(&format!("{label} ")));
             prop_assert_eq!(is_there, in_message, "{} is not crowded out", label);

@@ -84,8 +84,10 @@ async fn sights(
     for kind in kinds {
         let runtime = runtimes.of(kind);
         let seen = async {
-            // Says quickly and in good words if it is away.
-            runtime.check().await?;
+            // Says quickly and in good words if it is away. Processes cannot be, and their check makes directories.
+            if kind == RuntimeKind::Docker {
+                runtime.check().await?;
+            }
             runtime.sight(key).await
         };
         match tokio::time::timeout(LOOK_LIMIT, seen).await {
@@ -157,7 +159,7 @@ async fn act(world: &World, environment: &Environment, action: &Action) -> Resul
         Action::Start { runtime, instance } => of(runtime).start(instance).await,
         Action::RemoveArtefact { runtime, id, .. } => {
             // Asked again: a deployment of another environment of the app may have found it meanwhile.
-            let in_use = world.registry.artefact_in_use(id).await;
+            let in_use = world.registry.artefact_in_use(id, None).await;
             if in_use.map_err(|error| RuntimeError::failed("ask the registry for releases", error))? {
                 return Ok(());
             }

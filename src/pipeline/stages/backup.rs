@@ -1,4 +1,7 @@
 //! backup: a set of dumps before anything changes. Fails soft unless a part is `required`.
+//!
+//! For a rollback it is the stage that keeps the state before (`pipeline::state`), always; a set is taken only if data is put back, and
+//! then all of it has to be there, because it is the way forward again.
 
 use std::sync::Arc;
 
@@ -7,16 +10,29 @@ use serde::{Deserialize, Serialize};
 use super::{Done, Progress, StageFailure, Step};
 use crate::{
     data::{self, SetRequest},
-    model::CommitId,
-    registry::Facts,
+    model::{CommitId, DeploymentId},
+    pipeline::state::{self, Before, Held},
+    registry::{Facts, Release},
 };
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
     pub commit: CommitId,
+    /// Of a rollback: what it is about to leave.
+    #[serde(default)]
+    pub rollback: Option<Leaving>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
+pub struct Leaving {
+    pub from: DeploymentId,
+    /// What runs, and what is to run.
+    pub instances: Vec<Held>,
+    /// The set that is to be put back.
+    pub restore: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Output {
     /// The set's directory, relative to the backups directory; `None` where every part failed.
     pub set: Option<String>,
@@ -28,21 +44,56 @@ pub struct Output {
     pub failures: Vec<String>,
     /// Sets that retention removed.
     pub removed: Vec<String>,
+    /// Of a rollback: where the state before is kept, relative to the state directory.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
 }
 
 pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
-    Ok(Input { commit: progress.commit()? })
+    let leaving = |from: &Release, target: &Release| {
+        let held = |release: &Release| Held { instance: release.instance.clone(), runtime: release.runtime };
+        Leaving { from: from.deployment, instances: vec![held(from), held(target)], restore: progress.restore.clone() }
+    };
+    let rollback = progress.previous.as_ref().zip(progress.target.as_ref()).map(|(from, target)| leaving(from, target));
+    Ok(Input { commit: progress.commit()?, rollback })
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
-    let output = take(step, &input.commit, "before a deployment").await?;
+    if let Some(leaving) = &input.rollback {
+        return keep_state(step, &input.commit, leaving).await;
+    }
+    let output = take(step, &input.commit, "before a deployment", &[]).await?;
     let facts = Facts { backup: output.set.clone(), ..Facts::default() };
     let warning = (!output.failures.is_empty()).then(|| output.failures.join("; "));
     Ok(Done { facts, warning, ..Done::new(&output)? })
 }
 
-/// Takes a set and applies retention. An error only if a required part failed.
-pub async fn take(step: &Step, commit: &CommitId, reason: &str) -> Result<Output, StageFailure> {
+async fn keep_state(step: &Step, commit: &CommitId, leaving: &Leaving) -> Result<Done, StageFailure> {
+    let mut output = Output::default();
+    if let Some(restore) = &leaving.restore {
+        output = take(step, commit, "before data is put back", std::slice::from_ref(restore)).await?;
+        if output.set.is_none() || !output.failures.is_empty() {
+            let why = output.failures.join("; ");
+            return Err(StageFailure::failed(format!("the data as it is now could not be backed up: {why}")));
+        }
+    }
+    let before = Before {
+        key: &step.environment.key,
+        by: step.deployment,
+        from: leaving.from,
+        release: leaving.from,
+        instances: &leaving.instances,
+        backup: output.set.as_deref(),
+    };
+    let place = state::keep(&step.world, before, &step.job.log).await.map_err(StageFailure::failed)?;
+    step.job.log.line(format!("the state before is kept in {place}"));
+    output.state = Some(place);
+    let facts = Facts { backup: output.set.clone(), ..Facts::default() };
+    Ok(Done { facts, ..Done::new(&output)? })
+}
+
+/// Takes a set and applies retention, which leaves the sets of `protect` alone. An error only if a required part failed.
+pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[String]) -> Result<Output, StageFailure> {
     let environment = &step.environment;
     let backups_dir = &step.world.config.server.backups_dir;
     let request =
@@ -55,9 +106,9 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str) -> Result<Output
     let mut removed = Vec::new();
     if report.set.is_some() {
         // Old sets go only once a new one is there. What cannot be removed is no reason to stop.
-        let (dir, environment) = (backups_dir.clone(), Arc::clone(environment));
+        let (dir, environment, protect) = (backups_dir.clone(), Arc::clone(environment), protect.to_owned());
         let pruned = super::blocking(move || {
-            Ok(data::prune(&dir, &environment.key, &environment.backup_retention, jiff::Timestamp::now(), &[])?)
+            Ok(data::prune(&dir, &environment.key, &environment.backup_retention, jiff::Timestamp::now(), &protect)?)
         });
         match pruned.await {
             Ok(pruned) => removed = pruned.removed,
@@ -70,6 +121,7 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str) -> Result<Output
         parts: report.parts.into_iter().map(|p| p.file).collect(),
         failures,
         removed,
+        state: None,
     })
 }
 

@@ -73,7 +73,7 @@ async fn fresh_backup(step: &Step, migrate: &Migrate, input: &Input) -> Result<O
         return Ok(None);
     }
     step.job.log.line(format!("the backup is {} s old: taking it again", age.as_secs()));
-    Ok(backup::take(step, &input.commit, "before a migration").await?.set)
+    Ok(backup::take(step, &input.commit, "before a migration", &[]).await?.set)
 }
 
 async fn version(step: &Step, migrate: &Migrate, input: &Input) -> Result<Option<String>, StageFailure> {

@@ -142,9 +142,10 @@ pub struct Done {
 pub fn skip_reason(stage: Stage, environment: &Environment, progress: &Progress) -> Option<&'static str> {
     match stage {
         Stage::Pull | Stage::Test | Stage::Build | Stage::Migrate if progress.target.is_some() => {
-            Some("a rollback brings back what is there")
+            Some("a rollback builds nothing")
         }
-        Stage::Backup if progress.target.is_some() && progress.restore.is_none() => Some("data stays as it is"),
+        // It keeps the state before, whatever becomes of the data.
+        Stage::Backup if progress.target.is_some() => None,
         Stage::Backup if environment.backups.is_empty() => Some("no [[backup]] is configured"),
         Stage::Test if environment.tests.is_empty() => Some("no [[test]] is configured"),
         Stage::Migrate if environment.migrate.is_none() => Some("no [migrate] is configured"),

@@ -57,7 +57,7 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
 }
 
 /// The first round, within its time.
-pub(super) async fn once(step: &Step, instance: &Instance) -> Result<Vec<CheckResult>, StageFailure> {
+pub(in crate::pipeline) async fn once(step: &Step, instance: &Instance) -> Result<Vec<CheckResult>, StageFailure> {
     let limit = step.environment.smoke.timeout;
     within(limit, "the first round of smoke checks", &step.job.cancel, async |cancel| {
         let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };

@@ -16,9 +16,15 @@ use super::{Done, Progress, StageFailure, Step, smoke};
 use crate::{
     config::{Environment, RuntimeKind},
     model::{CommitId, DeploymentId},
-    pipeline::{health, kept},
+    pipeline::{
+        health, kept,
+        state::{self, Before, Held},
+    },
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
 };
+
+/// Going back does not wait longer than this for the state to be kept.
+const KEEP_LIMIT: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
@@ -30,6 +36,9 @@ pub struct Input {
     /// The candidate is an earlier release's instance, which comes back: a rollback. It is stopped by undo, and not removed.
     #[serde(default)]
     pub release: Option<DeploymentId>,
+    /// That instance, as it was known when it was live.
+    #[serde(default)]
+    pub standing: Option<Instance>,
 }
 
 /// The way back.
@@ -61,6 +70,7 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
             progress.target.as_ref().map_or(step.deployment, |t| t.deployment),
         ),
         release: progress.target.as_ref().map(|target| target.deployment),
+        standing: progress.target.as_ref().map(|target| target.instance.clone()),
         previous: progress.previous.as_ref().map(|release| Previous {
             deployment: release.deployment,
             commit: release.commit.clone(),
@@ -74,8 +84,7 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let environment = &step.environment;
     let runtime = step.world.runtime(environment);
-    let deployment = input.release.unwrap_or(step.deployment);
-    let candidate = runtime.prepare(&spec(environment, deployment, &input.commit, &input.artefact)).await?;
+    let candidate = candidate(step, &input).await?;
     if step.job.cancel.is_cancelled() {
         return Err(StageFailure::cancelled());
     }
@@ -94,11 +103,31 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     Done::new(&Output { instance: candidate, healthy_after_ms, gap_ms })
 }
 
+/// What is to be started. An earlier release's instance that stands is taken as it is: what it is made of may be gone by now, and it
+/// starts without that.
+async fn candidate(step: &Step, input: &Input) -> Result<Instance, StageFailure> {
+    let runtime = step.world.runtime(&step.environment);
+    if let Some(standing) = &input.standing {
+        match runtime.inspect(standing).await? {
+            InstanceState::Missing => {
+                step.job.log.line(format!("{} is gone: making it again from its artefact", standing.name));
+            }
+            InstanceState::Created => {}
+            _ => return Ok(standing.clone()),
+        }
+    }
+    let deployment = input.release.unwrap_or(step.deployment);
+    Ok(runtime.prepare(&spec(&step.environment, deployment, &input.commit, &input.artefact)).await?)
+}
+
 /// Removes the candidate and brings the old instance back, healthy.
 pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFailure> {
     let runtime = step.world.runtime(&step.environment);
     let deployment = input.release.unwrap_or(step.deployment);
     let candidate = Instance { id: input.candidate.clone(), name: input.candidate.clone(), deployment };
+    if input.release.is_none() {
+        keep_state(step, &candidate, input.previous.as_ref()).await;
+    }
     match input.release {
         None => runtime.remove(&candidate).await?,
         Some(_) => runtime.stop(&candidate, step.environment.start.stop_timeout).await?,
@@ -138,6 +167,25 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
         previous.deployment,
         previous.commit.short(),
     )))
+}
+
+/// What is known of a version that is about to be taken away again. Never a reason not to go back.
+async fn keep_state(step: &Step, candidate: &Instance, previous: Option<&Previous>) {
+    let Some(previous) = previous else { return };
+    let held = |instance: &Instance, runtime| Held { instance: instance.clone(), runtime };
+    let before = Before {
+        key: &step.environment.key,
+        by: step.deployment,
+        from: step.deployment,
+        release: previous.deployment,
+        instances: &[held(candidate, step.environment.start.runtime), held(&previous.instance, previous.runtime)],
+        backup: None,
+    };
+    match tokio::time::timeout(KEEP_LIMIT, state::keep(&step.world, before, &step.job.log)).await {
+        Ok(Ok(place)) => step.job.log.line(format!("the state before going back is kept in {place}")),
+        Ok(Err(why)) => step.job.log.line(format!("warning: {why}")),
+        Err(_) => step.job.log.line("warning: the state before going back was not kept: it took too long"),
+    }
 }
 
 async fn judge(

@@ -14,8 +14,8 @@ use bollard::{
     exec::StartExecResults,
     models::{ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig, HealthStatusEnum, NetworkConnectRequest},
     query_parameters::{
-        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-        StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, InspectContainerOptionsBuilder, ListContainersOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt, future::try_join_all};
@@ -27,9 +27,12 @@ use super::{
     spec::{self, PORT, ROLE_APP, SPEC},
 };
 use crate::{
+    config::Start,
     log::TAIL_LINES,
     model::{DeploymentId, EnvironmentKey},
-    runtime::{CandidateSpec, ExecOutcome, Instance, InstanceState, Result, RuntimeError, instance_name, label},
+    runtime::{
+        CandidateSpec, ExecOutcome, Instance, InstanceState, Lacking, Result, RuntimeError, instance_name, label,
+    },
 };
 
 /// Beyond the time a container has to stop: the engine kills it and cleans up.
@@ -125,6 +128,14 @@ pub(super) async fn inspect(docker: &Docker, instance: &Instance) -> Result<Inst
     let operation = format!("look at container {}", instance.name);
     let inspected = found(operation, answer(docker.inspect_container(&instance.name, None)).await)?;
     Ok(inspected.map_or(InstanceState::Missing, |container| state(&container)))
+}
+
+/// What the container wrote into its own layer; the engine does not tell the size of its log.
+pub(super) async fn size(docker: &Docker, instance: &Instance) -> Result<u64> {
+    let operation = format!("ask for the size of container {}", instance.name);
+    let options = InspectContainerOptionsBuilder::new().size(true).build();
+    let inspected = found(operation, answer(docker.inspect_container(&instance.name, Some(options))).await)?;
+    Ok(inspected.and_then(|c| c.size_rw).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
 }
 
 fn state(container: &ContainerInspectResponse) -> InstanceState {
@@ -295,6 +306,38 @@ pub(super) async fn labelled(
     let wanted: Vec<String> = labels.iter().map(|(name, value)| format!("{name}={value}")).collect();
     let options = ListContainersOptionsBuilder::new().all(true).filters(&HashMap::from([("label", wanted)])).build();
     answer(docker.list_containers(Some(options))).await.map_err(|e| failure("list containers", e))
+}
+
+/// What the engine says of it, whole.
+pub(super) async fn definition(docker: &Docker, instance: &Instance) -> Result<Option<serde_json::Value>> {
+    let operation = format!("look at container {}", instance.name);
+    let inspected = found(&operation, answer(docker.inspect_container(&instance.name, None)).await)?;
+    inspected.map(|c| serde_json::to_value(c).map_err(|e| RuntimeError::failed(operation, e))).transpose()
+}
+
+/// Networks, named volumes and directories of the host that `start` names and that are not there.
+pub(super) async fn lacking(docker: &Docker, start: &Start) -> Result<Lacking> {
+    let mut lacking = Lacking::default();
+    for network in &start.networks {
+        match network_exists(docker, network).await {
+            Ok(()) => {}
+            Err(RuntimeError::Missing { .. }) => lacking.networks.push(network.clone()),
+            Err(error) => return Err(error),
+        }
+    }
+    for volume in &start.volumes {
+        let source = volume.split(':').next().unwrap_or_default();
+        let there = if source.starts_with('/') {
+            std::path::Path::new(source).exists()
+        } else {
+            let looked = answer(docker.inspect_volume(source)).await;
+            found(format!("look for volume {source}"), looked)?.is_some()
+        };
+        if !there {
+            lacking.places.push(source.to_owned());
+        }
+    }
+    Ok(lacking)
 }
 
 pub(super) async fn is_running(docker: &Docker, name: &str) -> Result<bool> {

@@ -33,11 +33,11 @@ use self::{
     transport::Address,
 };
 use super::{
-    Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, OneOff, OneOffResult, Result,
-    Runtime, RuntimeError, RuntimeInfo, Sight,
+    Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, Lacking, OneOff, OneOffResult,
+    Result, Runtime, RuntimeError, RuntimeInfo, Sight,
 };
 use crate::{
-    config::Environment,
+    config::{Environment, Start},
     model::{DeploymentId, EnvironmentKey},
 };
 
@@ -197,6 +197,10 @@ impl Runtime for DockerRuntime {
         instances::remove(&self.docker, &instance.name).await
     }
 
+    async fn size(&self, instance: &Instance) -> Result<u64> {
+        instances::size(&self.docker, instance).await
+    }
+
     async fn remove_artefact(&self, id: &str) -> Result<u64> {
         images::remove(&self.docker, id).await
     }
@@ -219,6 +223,14 @@ impl Runtime for DockerRuntime {
 
     async fn clear_leftovers(&self, key: &EnvironmentKey) -> Result<Vec<String>> {
         leftovers::clear(&self.docker, &self.builds, key).await
+    }
+
+    async fn definition(&self, instance: &Instance) -> Result<Option<serde_json::Value>> {
+        instances::definition(&self.docker, instance).await
+    }
+
+    async fn lacking(&self, start: &Start) -> Result<Lacking> {
+        instances::lacking(&self.docker, start).await
     }
 
     async fn is_running(&self, name: &str) -> Result<bool> {

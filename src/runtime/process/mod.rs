@@ -20,7 +20,7 @@ use async_trait::async_trait;
 
 use self::{
     instance::InstanceDir,
-    place::{Place, make_dir},
+    place::{Place, disk_usage, make_dir},
     spec::Spec,
 };
 use super::{
@@ -154,6 +154,10 @@ impl Runtime for ProcessRuntime {
         self.instance(instance)?.remove().await
     }
 
+    async fn size(&self, instance: &Instance) -> Result<u64> {
+        Ok(disk_usage(self.instance(instance)?.path).await)
+    }
+
     async fn remove_artefact(&self, id: &str) -> Result<u64> {
         if let Some((dir, _)) = self.all()?.into_iter().find(|(_, spec)| spec.artefact == id) {
             let why = format!("instance `{}` uses it; remove that first", dir.name);
@@ -184,6 +188,12 @@ impl Runtime for ProcessRuntime {
 
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {
         oneoff::sweep(&self.place, key, deployment).await
+    }
+
+    async fn definition(&self, instance: &Instance) -> Result<Option<serde_json::Value>> {
+        let spec = self.instance(instance)?.spec()?;
+        spec.map(|spec| serde_json::to_value(spec).map_err(|e| RuntimeError::failed("describe an instance", e)))
+            .transpose()
     }
 
     /// A name is an instance's here; nothing else that runs on a host has one that could be relied on.

@@ -81,6 +81,7 @@ pub fn config(dir: &Path, apps: Vec<Arc<App>>) -> Config {
     let redactor = Redactor::new(apps.iter().flat_map(|app| &app.github_secrets));
     Config {
         file: dir.join("pipeline.toml"),
+        files: vec![dir.join("pipeline.toml")],
         server: Server {
             listen: "127.0.0.1:0".to_owned(),
             state_dir: dir.join("state"),
