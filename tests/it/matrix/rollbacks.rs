@@ -24,7 +24,8 @@ fn points_of(kind: &str) -> impl Iterator<Item = String> {
 fn docker_killed_at_every_point_of_a_rollback() {
     let done = ["step:smoke:record", "end:intent", "end:retired", "end:record"];
     let mut runs: Vec<(Vec<String>, Status)> = Vec::new();
-    for point in ["begun".to_owned()].into_iter().chain(points_of("step")).chain(done[1..].iter().map(|p| (*p).into())) {
+    for point in ["begun".to_owned()].into_iter().chain(points_of("step")).chain(done[1..].iter().map(|p| (*p).into()))
+    {
         let end = if done.contains(&point.as_str()) { Status::Succeeded } else { Status::Failed };
         runs.push((vec![point], end));
     }
