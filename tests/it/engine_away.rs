@@ -102,3 +102,59 @@ fn docker_goes_away_in_the_middle_and_comes_back() {
     site.refit(&["deploy"]).expect(0);
     site.expect_page("two");
 }
+
+/// An engine that hangs while the candidate is judged: the health deadline holds all the same. And one that goes on hanging while that is undone:
+/// it is waited for, and the old version is back when the engine is.
+#[test]
+fn docker_hangs_in_the_middle_of_start_and_of_its_undo() {
+    let mut site = Site::docker().with("[start.health]\npath = \"/health\"\ninterval = \"50ms\"\ndeadline = \"6s\"\n");
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    site = site.env("DOCKER_HOST", &proxy.host());
+    site.push("good");
+    site.deploy(0);
+    site.write("run.sh", "sleep 600\n");
+    site.push("never healthy");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    let candidate = [format!("refit-{}-production-2", site.app)];
+    site.wait_for("its start", |d| d["stages"][6]["status"] == "running" && site.containers(true) == candidate);
+    proxy.hang();
+    // By the deadline, and not by the two minutes that a call may take.
+    let failed = site.wait_for("the failure", |d| d["stages"][6]["error"].is_string());
+    assert_eq!(failed["status"], "running", "{failed:#}");
+    let error = failed["stages"][6]["error"].to_string();
+    assert!(error.contains("nothing was heard of") || error.contains("not healthy within"), "{error}");
+    assert_eq!(site.page(), None, "nothing can be started yet");
+    proxy.mend();
+    let ended = site.settled();
+    assert_eq!((&ended["status"], &ended["exit_code"]), (&"rolled_back".into(), &3.into()), "{ended:#}");
+    site.expect_page("one");
+    assert_eq!(site.containers(false).len(), 1, "{:?}", site.containers(false));
+}
+
+/// One that hangs for a while when the old version is about to be started again.
+#[test]
+fn docker_hangs_in_the_undo_of_start() {
+    let mut site = Site::docker();
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    let pause = site.path().join("paused");
+    site = site.env("DOCKER_HOST", &proxy.host());
+    site.push("good");
+    site.deploy(0);
+    site = site.env("REFIT_FAULT", &format!("undo:start:intent=pause:{}", pause.display()));
+    site.write("run.sh", "exit 1\n");
+    site.push("dies");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    poll(|| pause.exists().then_some(())).expect("it is to be undone");
+    proxy.hang();
+    std::fs::remove_file(&pause).unwrap();
+    site.wait_for("the undo", |d| d["stages"][6]["status"] == "failed");
+    assert_eq!(site.newest()["status"], "running");
+    assert_eq!(site.page(), None, "nothing can be started yet");
+    proxy.mend();
+    let ended = site.settled();
+    assert_eq!((&ended["status"], &ended["exit_code"]), (&"rolled_back".into(), &3.into()), "{ended:#}");
+    site.expect_page("one");
+    assert_eq!(site.containers(false).len(), 1, "{:?}", site.containers(false));
+}

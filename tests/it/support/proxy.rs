@@ -1,7 +1,7 @@
 //! Docker away, on a machine whose engine is shared: what is away is the way to it.
 
 use std::{
-    io,
+    io::{Read, Write},
     os::unix::net::{UnixListener, UnixStream},
     path::PathBuf,
     sync::{
@@ -9,13 +9,15 @@ use std::{
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
+    time::Duration,
 };
 
-/// A Unix socket before the engine's, which can be cut.
+/// A Unix socket before the engine's, which can be cut, and can hang.
 #[derive(Debug)]
 pub struct Proxy {
     path: PathBuf,
     open: Arc<AtomicBool>,
+    hangs: Arc<AtomicBool>,
     refused: Arc<AtomicUsize>,
     streams: Arc<Mutex<Vec<UnixStream>>>,
 }
@@ -24,9 +26,11 @@ impl Proxy {
     pub fn start(path: PathBuf) -> Self {
         let listener = UnixListener::bind(&path).expect("a socket");
         let open = Arc::new(AtomicBool::new(true));
+        let hangs = Arc::new(AtomicBool::new(false));
         let streams: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
         let refused = Arc::new(AtomicUsize::new(0));
-        let (is_open, count, kept) = (Arc::clone(&open), Arc::clone(&refused), Arc::clone(&streams));
+        let (is_open, still) = (Arc::clone(&open), Arc::clone(&hangs));
+        let (count, kept) = (Arc::clone(&refused), Arc::clone(&streams));
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 if !is_open.load(Ordering::SeqCst) {
@@ -38,11 +42,11 @@ impl Proxy {
                 for stream in [&client, &engine] {
                     kept.push(stream.try_clone().expect("a handle"));
                 }
-                pump(&client, &engine);
-                pump(&engine, &client);
+                pump(&client, &engine, &still);
+                pump(&engine, &client, &still);
             }
         });
-        Self { path, open, refused, streams }
+        Self { path, open, hangs, refused, streams }
     }
 
     /// Ends every connection and takes no more.
@@ -59,8 +63,14 @@ impl Proxy {
         self.refused.load(Ordering::SeqCst)
     }
 
+    /// Takes everything, and passes nothing on.
+    pub fn hang(&self) {
+        self.hangs.store(true, Ordering::SeqCst);
+    }
+
     pub fn mend(&self) {
         self.open.store(true, Ordering::SeqCst);
+        self.hangs.store(false, Ordering::SeqCst);
     }
 
     pub fn host(&self) -> String {
@@ -68,10 +78,19 @@ impl Proxy {
     }
 }
 
-fn pump(from: &UnixStream, to: &UnixStream) {
+fn pump(from: &UnixStream, to: &UnixStream, hangs: &Arc<AtomicBool>) {
     let (mut from, mut to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
+    let hangs = Arc::clone(hangs);
     thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(n @ 1..) = from.read(&mut buffer) {
+            while hangs.load(Ordering::SeqCst) {
+                thread::sleep(Duration::from_millis(10));
+            }
+            if to.write_all(&buffer[..n]).is_err() {
+                break;
+            }
+        }
         let _ = to.shutdown(std::net::Shutdown::Write);
     });
 }
