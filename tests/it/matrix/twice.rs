@@ -100,8 +100,8 @@ fn world(rig: &Rig) -> Vec<String> {
 
 /// A container with what it was made with. What names the tree it was made of is different with every push.
 fn container(rig: &Rig, name: &str) -> String {
-    let format = "{{.Name}} {{.State.Status}} {{.Image}} {{json .Config.Env}} {{json .Config.Cmd}} {{json .HostConfig}} \
-                  {{range $name, $value := .Config.Labels}}{{$name}}={{$value}}\n{{end}}";
+    let format = "{{.Name}} {{.State.Status}} {{.Image}} {{json .Config.Env}} {{json .Config.Cmd}} {{json .HostConfig}}\
+                  {{range $name, $value := .Config.Labels}}\n{{$name}}={{$value}}{{end}}";
     let text = rig.docker(&["inspect", "--format", format, name]);
     let of_the_tree = ["org.opencontainers.image.created=", "refit.build-key=", "refit.spec="];
     let lines = text.lines().filter(|line| !of_the_tree.iter().any(|label| line.starts_with(label)));
