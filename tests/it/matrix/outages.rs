@@ -41,8 +41,8 @@ pub fn outage(rig: &mut Rig, needed: &dyn Needed, version: Version, point: &str)
         let missed = missed(rig, needed, &commit);
         needed.give_back();
         missed?;
-        rig.untidy = point == "step:smoke:intent";
-        rig.ends(&commit, &[Status::Succeeded, Status::Failed, Status::RolledBack])?;
+        let ended = rig.ends(&commit, &[Status::Succeeded, Status::Failed, Status::RolledBack])?;
+        rig.untidy = ended.status == Status::Succeeded;
         rig.restart("");
         Ok(())
     })

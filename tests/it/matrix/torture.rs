@@ -142,6 +142,7 @@ fn suffer(rig: &mut Rig, round: &Round, proxy: &Proxy, disk: &Disk) -> Result<Op
         return Err("the daemon does not start".to_owned());
     }
     let ended = rig.ends(&commit, &[Status::Succeeded, Status::Failed, Status::RolledBack])?;
+    rig.untidy = ended.status == Status::Succeeded;
     let at = ended.finished_at.map(SystemTime::from);
     Ok(at.and_then(|at| at.duration_since(began).ok()).filter(|d| *d > Duration::ZERO))
 }

@@ -71,11 +71,7 @@ fn world(rig: &Rig) -> Vec<String> {
     let plain = |text: &str| kept.iter().enumerate().fold(text.to_owned(), |text, (n, r)| without_numbers(&text, n, r));
     let mut world = Vec::new();
     for release in &kept {
-        let format = "{{.Name}} {{.State.Status}} {{.Image}} {{json .Config}} {{json .HostConfig}}";
-        let container = rig.docker(&["inspect", "--format", format, &release.instance.name]);
-        // The host name is the container's id.
-        let id = rig.docker(&["inspect", "--format", "{{.Config.Hostname}}", &release.instance.name]);
-        world.push(plain(&container.replace(id.trim(), "HOSTNAME")));
+        world.push(plain(&container(rig, &release.instance.name)));
         let is_live = live.as_ref().is_some_and(|live| live.deployment == release.deployment);
         world.push(plain(&format!(
             "release {} {} of {} live {is_live}",
@@ -102,13 +98,23 @@ fn world(rig: &Rig) -> Vec<String> {
     world
 }
 
+/// A container with what it was made with. What names the tree it was made of is different with every push.
+fn container(rig: &Rig, name: &str) -> String {
+    let format = "{{.Name}} {{.State.Status}} {{.Image}} {{json .Config.Env}} {{json .Config.Cmd}} {{json .HostConfig}}\
+                  {{range $name, $value := .Config.Labels}}\n{{$name}}={{$value}}{{end}}";
+    let text = rig.docker(&["inspect", "--format", format, name]);
+    let of_the_tree = ["org.opencontainers.image.created=", "refit.build-key=", "refit.spec="];
+    let lines = text.lines().filter(|line| !of_the_tree.iter().any(|label| line.starts_with(label)));
+    lines.collect::<Vec<_>>().join(" ")
+}
+
 fn without_numbers(text: &str, n: usize, release: &Release) -> String {
     let key = format!("{}/{}", release.key.app, release.key.environment);
     text.replace(&release.instance.name, &format!("INSTANCE-{n}"))
         .replace(&release.artefact, &format!("IMAGE-{n}"))
         .replace(release.commit.as_str(), &format!("COMMIT-{n}"))
         .replace(release.commit.short(), &format!("COMMIT-{n}"))
-        .replace(&format!("\"refit.deployment\":\"{}\"", release.deployment), &format!("DEPLOYMENT-{n}"))
+        .replace(&format!("refit.deployment={} ", release.deployment), &format!("DEPLOYMENT-{n} "))
         .replace(&format!("releases/{key}/{}/", release.deployment), &format!("releases/{n}/"))
         .replace(&format!("release {} ", release.deployment), &format!("release {n} "))
 }
