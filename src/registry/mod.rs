@@ -15,7 +15,7 @@ use std::{fs::File, path::Path, time::Duration};
 
 use jiff::Timestamp;
 use sqlx::{
-    SqlitePool,
+    Connection, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -176,6 +176,8 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .min_connections(0)
         .idle_timeout(None)
         .test_before_acquire(false)
+        // SQLite ends a transaction by itself when the disk is full. sqlx does not learn of that, and would begin no other on that connection.
+        .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
 }
 
 fn query(operation: &'static str) -> impl FnOnce(sqlx::Error) -> RegistryError {
