@@ -86,15 +86,24 @@ async fn while_it_runs<T>(
     }
 }
 
+/// Waits for the instance to end. One that did is not to come up again, which would only hold the port that the old version needs: it is stopped
+/// at once, and whatever is known of its end comes after that.
 async fn its_end(step: &Step, instance: &Instance) -> StageFailure {
     let runtime = step.world.runtime(&step.environment);
     loop {
         // An engine that does not answer now is asked again; that it is away is for the rounds to say.
-        if runtime.wait_exit(instance).await.is_ok()
-            && let Ok(Some(gone)) = gone(step, instance).await
-        {
+        if let Ok(code) = runtime.wait_exit(instance).await {
+            // What goes wrong with that, undo meets too, and says.
+            let _ = runtime.stop(instance, Duration::ZERO).await;
+            let ended = match (runtime.inspect(instance).await, code) {
+                (Ok(InstanceState::Exited { out_of_memory: true, .. }), _) => {
+                    "was killed for using too much memory".to_owned()
+                }
+                (_, Some(code)) => format!("exited with code {code}, and is not restarted while it is watched"),
+                (_, None) => "ended, and is not restarted while it is watched".to_owned(),
+            };
             quote(step, instance).await;
-            return StageFailure::failed(format!("{} {gone}", instance.name));
+            return StageFailure::failed(format!("{} {ended}", instance.name));
         }
         tokio::time::sleep(step.environment.smoke.interval).await;
     }

@@ -140,11 +140,14 @@ pub(super) async fn size(docker: &Docker, instance: &Instance) -> Result<u64> {
 }
 
 /// The engine tells of the next exit only, and answers then.
-pub(super) async fn wait_exit(docker: &Docker, instance: &Instance) -> Result<()> {
+pub(super) async fn wait_exit(docker: &Docker, instance: &Instance) -> Result<Option<i64>> {
     let options = WaitContainerOptionsBuilder::new().condition("next-exit").build();
     match docker.wait_container(&instance.name, Some(options)).next().await {
+        Some(Ok(exit)) => Ok(Some(exit.status_code)),
         // bollard makes an error of every exit code but zero.
-        None | Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
+        Some(Err(Error::DockerContainerWaitError { code, .. })) => Ok(Some(code)),
+        // The engine went away: that says nothing of the container.
+        None => Err(super::errors::unavailable("it ended its answer early")),
         Some(Err(error)) => Err(failure(format!("wait for the end of container {}", instance.name), error)),
     }
 }

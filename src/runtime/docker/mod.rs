@@ -185,7 +185,7 @@ impl Runtime for DockerRuntime {
         instances::inspect(&self.docker, instance).await
     }
 
-    async fn wait_exit(&self, instance: &Instance) -> Result<()> {
+    async fn wait_exit(&self, instance: &Instance) -> Result<Option<i64>> {
         instances::wait_exit(&self.docker, instance).await
     }
 

@@ -145,12 +145,15 @@ impl Runtime for ProcessRuntime {
         self.instance(instance)?.inspect().await
     }
 
-    async fn wait_exit(&self, instance: &Instance) -> Result<()> {
+    async fn wait_exit(&self, instance: &Instance) -> Result<Option<i64>> {
         let dir = self.instance(instance)?;
-        while let InstanceState::Running { restarts: 0, .. } = dir.inspect().await? {
-            tokio::time::sleep(WATCH_EVERY).await;
+        loop {
+            match dir.inspect().await? {
+                InstanceState::Running { restarts: 0, .. } => tokio::time::sleep(WATCH_EVERY).await,
+                InstanceState::Restarting { code, .. } | InstanceState::Exited { code, .. } => return Ok(Some(code)),
+                _ => return Ok(None),
+            }
         }
-        Ok(())
     }
 
     async fn tail(&self, instance: &Instance, lines: usize) -> Result<Vec<String>> {
