@@ -175,12 +175,12 @@ fn only_one_commit(known: &Known<'_>, digits: &str) -> Result<(), NoTarget> {
     Err(NoTarget::new(format!("{} commits begin with {digits} ({}): write more digits", all.len(), all.join(", "))))
 }
 
-/// `guestbook:0123456789`, `0123456789`, or the name of a release directory.
+/// `guestbook:0123456789`, `0123456789`, the name of a release directory, or the artefact's id.
 fn is_version(release: &Release, text: &str) -> bool {
     let name = release.artefact_name.as_str();
     let tag = name.rsplit_once(':').map(|(_, tag)| tag);
     let file = name.starts_with('/').then(|| name.rsplit('/').next()).flatten();
-    name == text || tag == Some(text) || file == Some(text)
+    name == text || tag == Some(text) || file == Some(text) || release.artefact == text
 }
 
 fn missing(known: &Known<'_>, why: String) -> NoTarget {
