@@ -5,7 +5,8 @@
 //! a point is then a look at an empty list.
 //!
 //! The order is text: `point=action,…`, where a point is `begun`, `step:<stage>:<moment>`, `undo:<stage>:<moment>`, `approval:<moment>` or
-//! `end:<moment>`, a moment is `intent`, `effect` or `record`, and an action is one of
+//! `end:<moment>`, a moment is `intent`, `effect` or `record` (of an approval: `record` of the request, `decision` that was found, `heard` once it
+//! is in the journal), and an action is one of
 //!
 //! - `kill`: the process sends itself SIGKILL;
 //! - `fail`: the step or undo fails in place of its success (at `effect`);

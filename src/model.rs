@@ -353,6 +353,61 @@ pub struct StageView {
     pub error: Option<String>,
 }
 
+text_enum! {
+    /// Where the approval of a deployment is.
+    ApprovalState {
+        Waiting = "waiting",
+        Approved = "approved",
+        Rejected = "rejected",
+        /// Nobody said anything in time.
+        Expired = "expired",
+        /// The deployment was cancelled before anybody said anything.
+        Cancelled = "cancelled",
+    }
+}
+
+/// What was said to a deployment that asked for approval.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApprovalView {
+    pub state: ApprovalState,
+    /// Who said it, why, and when; nobody while it waits.
+    pub by: Option<String>,
+    pub reason: Option<String>,
+    pub at: Option<Timestamp>,
+    pub requested_at: Timestamp,
+    pub expires_at: Timestamp,
+}
+
+/// That a person has looked at a stuck deployment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resolution {
+    pub by: String,
+    pub reason: String,
+    pub at: Timestamp,
+}
+
+/// A release that came back, or was to: asked for by a person, or done by Refit when a deployment failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackEvent {
+    /// The deployment that did it: a rollback of its own, or the one that failed.
+    pub id: DeploymentId,
+    pub app: Name,
+    pub environment: Name,
+    #[serde(rename = "type")]
+    pub kind: RollbackKind,
+    /// Of the rollback: `succeeded` where a deployment ended `rolled_back`.
+    pub status: Status,
+    pub reason: Option<String>,
+    /// Nobody, where Refit did it by itself.
+    pub by: Option<String>,
+    pub from: Option<DeploymentId>,
+    pub to: Option<DeploymentId>,
+    pub started_at: Option<Timestamp>,
+    pub finished_at: Option<Timestamp>,
+    /// When its report was sent.
+    pub notified_at: Option<Timestamp>,
+}
+
 /// A deployment as every door shows it. The fields and their names are a contract (design, section 8).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeploymentView {
@@ -396,6 +451,15 @@ pub struct DeploymentView {
     /// What it was asked to bring back; `previous` is what it was to leave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rollback: Option<RollbackView>,
+    /// The releases that went then.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<DeploymentId>,
+    /// Where its environment asks for approval, once it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approval: Option<ApprovalView>,
+    /// Of a stuck one: that a person has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resolved: Option<Resolution>,
 }
 
 /// A rollback that somebody asked for, as its deployment shows it.

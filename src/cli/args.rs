@@ -145,6 +145,29 @@ pub enum Command {
     #[command(after_help = "Example:\n  refit cancel 42")]
     Cancel(IdArgs),
 
+    /// Let a deployment that waits for approval go on
+    ///
+    /// With `approval = true` a deployment stops before migrate until somebody has looked: `refit show ID` and its log tell what was
+    /// tested and built. Any process can say yes; the one that runs the deployment hears it. Who said it, and when, is kept with the deployment.
+    #[command(after_help = "Example:\n  refit status          # what waits, and until when\n  refit approve 42")]
+    Approve(ApproveArgs),
+
+    /// Say no to a deployment that waits for approval
+    ///
+    /// What it did is undone, and it ends as `failed`. What was live stays live. The reason is kept with the deployment.
+    #[command(after_help = "Example:\n  refit reject 42 --reason \"not before the release on Monday\"")]
+    Reject(ReasonArgs),
+
+    /// Say that you have looked at a stuck deployment
+    ///
+    /// A deployment whose way back failed ends as `stuck`, and from then on nothing is deployed to its environment by itself; what you
+    /// ask for by hand still is. Once users see a good version again, this lets pushes through, and the remote is asked at
+    /// once for those that were held back.
+    #[command(
+        after_help = "Example:\n  refit resolve 42 --reason \"port 8000 was taken by a test server, stopped it\""
+    )]
+    Resolve(ReasonArgs),
+
     /// Show what is live in each environment, and what happens now
     ///
     /// Works with and without a daemon, and changes nothing.
@@ -153,9 +176,10 @@ pub enum Command {
 
     /// List deployments, the newest first
     ///
-    /// Narrow it by app, environment, status and time.
+    /// Narrow it by app, environment, status and time. With --rollbacks it lists the releases that came back: those that somebody asked
+    /// for, and those that Refit brought back when a deployment failed.
     #[command(
-        after_help = "Example:\n  refit history --limit 5\n  refit history --env production --status rolled_back --since 7d"
+        after_help = "Example:\n  refit history --limit 5\n  refit history --env production --status rolled_back --since 7d\n  refit history --rollbacks --since 30d"
     )]
     History(HistoryArgs),
 
@@ -391,6 +415,24 @@ pub struct IdArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct ApproveArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct ReasonArgs {
+    #[command(flatten)]
+    pub id: IdArgs,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+}
+
+#[derive(Debug, Args)]
 pub struct StatusArgs {
     #[command(flatten)]
     pub target: TargetArgs,
@@ -402,7 +444,10 @@ pub struct StatusArgs {
 pub struct HistoryArgs {
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Only deployments in this state, such as `failed` or `rolled_back`
+    /// Rollbacks: what came back, why, and who was told
+    #[arg(long)]
+    pub rollbacks: bool,
+    /// Only deployments (or rollbacks) in this state, such as `failed` or `rolled_back`
     #[arg(long, value_name = "STATUS", value_parser = clap::builder::PossibleValuesParser::new(Status::ALL.iter().map(|s| s.as_str())))]
     pub status: Option<String>,
     /// At most this many

@@ -116,8 +116,14 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     if let Some(error) = &view.error {
         line("why", &indented(error));
     }
+    if let Some(approval) = story.approval() {
+        line("approval", &approval);
+    }
     for undone in &view.undone {
         line("undone", &indented(undone));
+    }
+    if let Some(freed) = story.freed() {
+        line("freed", &freed);
     }
     if let Some(next) = story.next_step() {
         line("next", &next);

@@ -1,6 +1,6 @@
 //! Watching a deployment to its end, and what Ctrl-C means meanwhile.
 
-use futures_util::StreamExt;
+use futures_util::{StreamExt, future::BoxFuture};
 
 use super::{
     context::{Context, user},
@@ -11,6 +11,7 @@ use super::{
 use crate::{
     control::Update,
     model::{DeploymentId, DeploymentView},
+    pipeline::journal::Event,
 };
 
 /// Shows the events of `id` until it ends.
@@ -23,7 +24,7 @@ pub async fn follow(
     id: DeploymentId,
     interrupts: &mut Interrupts,
 ) -> Result<DeploymentView> {
-    let mut progress = Progress::new(context.live, context.paint_errors);
+    let mut progress = Progress::new(id, context.live, context.paint_errors);
     progress.wait(&format!("deployment {id} is queued"));
     let result = watch(hands, id, interrupts, &mut progress).await;
     progress.finish();
@@ -38,9 +39,15 @@ async fn watch(
 ) -> Result<DeploymentView> {
     let mut updates = hands.follow(id);
     let mut cancelling = false;
+    // The question to people leaves while it is one, and nobody waits for that.
+    let mut asking: Option<BoxFuture<'static, ()>> = None;
     loop {
         let update = tokio::select! {
             update = updates.next() => update,
+            () = async { if let Some(asking) = &mut asking { asking.await } }, if asking.is_some() => {
+                asking = None;
+                continue;
+            }
             () = interrupts.next() => {
                 if !hands.is_here() {
                     progress.print(&format!(
@@ -61,7 +68,13 @@ async fn watch(
             }
         };
         match update {
-            Some(Ok(Update::Event(recorded))) => progress.event(&recorded),
+            Some(Ok(Update::Event(recorded))) => {
+                progress.event(&recorded);
+                if matches!(recorded.event, Event::ApprovalRequested { .. }) {
+                    progress.wait(&waiting(hands));
+                    asking = hands.send_reports();
+                }
+            }
             Some(Ok(Update::End { deployment })) => return Ok(*deployment),
             Some(Err(error)) => return Err(error.into()),
             None => {
@@ -69,5 +82,14 @@ async fn watch(
                 return Err(CliError::unavailable(format!("the daemon went away while deployment {id} ran"), hint));
             }
         }
+    }
+}
+
+fn waiting(hands: &Hands) -> String {
+    match hands {
+        Hands::Here(_) => {
+            "waiting for a word from another terminal; Ctrl-C cancels it and undoes what was done".to_owned()
+        }
+        Hands::Daemon(_) => "waiting for a word; Ctrl-C only ends the watching".to_owned(),
     }
 }

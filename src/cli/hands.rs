@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures_util::stream::BoxStream;
+use futures_util::{FutureExt, future::BoxFuture, stream::BoxStream};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
@@ -115,6 +115,14 @@ impl Hands {
             Self::Daemon(daemon) => daemon.follow(id, 0),
             Self::Here(control) => control.follow(id, 0),
         }
+    }
+
+    /// Sends what waits in the outbox, where no daemon does.
+    pub fn send_reports(&self) -> Option<BoxFuture<'static, ()>> {
+        let Self::Here(control) = self else { return None };
+        let sent = notify::flush(control.registry().clone(), control.config().clone(), FLUSH);
+        // What could not be sent is told at the end.
+        Some(sent.map(drop).boxed())
     }
 
     /// Lets go of the lock. Other deployments that waited in the queue and began meanwhile are finished first; an interrupt

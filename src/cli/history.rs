@@ -6,6 +6,7 @@ use super::{
     args::{Format, HistoryArgs},
     context::{Context, check_target, filter},
     error::{CliError, Result, exit},
+    rollbacks,
     style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, took, words},
 };
 use crate::{
@@ -21,6 +22,14 @@ pub async fn run(context: &Context, args: &HistoryArgs) -> Result<u8> {
     let since = args.since.as_deref().map(|text| since(text, &context.clock)).transpose()?;
     let status = args.status.as_deref().and_then(|text| text.parse::<Status>().ok());
     let filter = Filter { status, since, limit: Some(args.limit), ..filter(&args.target) };
+    if args.rollbacks {
+        let events = match Registry::open_existing(&config.server.registry()).await? {
+            Some(registry) => registry.rollbacks(&filter).await?,
+            None => Vec::new(),
+        };
+        rollbacks::print(context, args, &events)?;
+        return Ok(exit::OK);
+    }
     let views = match Registry::open_existing(&config.server.registry()).await? {
         Some(registry) => registry.deployments(&filter).await?,
         None => Vec::new(),

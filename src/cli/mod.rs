@@ -16,6 +16,7 @@ use std::{
 
 use clap::{ColorChoice, CommandFactory, FromArgMatches, error::ErrorKind};
 
+mod approve;
 mod args;
 mod cancel;
 mod check;
@@ -36,7 +37,9 @@ mod logs;
 mod outputs;
 mod progress;
 mod report;
+mod resolve;
 mod rollback;
+mod rollbacks;
 #[cfg(test)]
 mod sample;
 pub mod serve;
@@ -122,6 +125,9 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Rerun(args) => deploy::rerun(context, args).await,
         Command::Rollback(args) => Box::pin(rollback::run(context, args)).await,
         Command::Cancel(args) => cancel::run(context, &args).await,
+        Command::Approve(args) => approve::approve(context, args).await,
+        Command::Reject(args) => approve::reject(context, args).await,
+        Command::Resolve(args) => resolve::run(context, args).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::History(args) => history::run(context, &args).await,
         Command::Show(args) => show::run(context, &args).await,

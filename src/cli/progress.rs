@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::style::{Paint, Tone, clip, took};
 use crate::{
-    model::Stage,
+    model::{DeploymentId, Stage},
     pipeline::journal::{Event, FailureKind, Recorded},
 };
 
@@ -26,13 +26,18 @@ pub enum Line {
     Says { stage: Option<Stage>, tone: Tone, text: String },
 }
 
-/// Folds events into lines; remembers when each stage began.
-#[derive(Debug, Default)]
+/// Folds a deployment's events into lines; remembers when each stage began.
+#[derive(Debug)]
 pub struct Narrator {
+    id: DeploymentId,
     began: BTreeMap<Stage, Timestamp>,
 }
 
 impl Narrator {
+    pub fn new(id: DeploymentId) -> Self {
+        Self { id, began: BTreeMap::new() }
+    }
+
     pub fn line(&mut self, recorded: &Recorded) -> Option<Line> {
         let at = recorded.at;
         let says = |stage, tone, text| Some(Line::Says { stage, tone, text });
@@ -69,12 +74,9 @@ impl Narrator {
                 says(Some(*stage), Tone::Bad, format!("{stage}: {how} after {}: {error}", self.took(*stage, at)))
             }
             Event::ApprovalRequested { expires_at } => {
-                let until = expires_at.strftime("%Y-%m-%d %H:%M UTC");
-                says(
-                    None,
-                    Tone::Warn,
-                    format!("waits for approval until {until}: `refit approve ID` or `refit reject ID`"),
-                )
+                let (id, until) = (self.id, expires_at.strftime("%Y-%m-%d %H:%M UTC"));
+                let how = format!("`refit approve {id}`, or `refit reject {id} --reason \"…\"`");
+                says(None, Tone::Warn, format!("waits for approval until {until}: {how}"))
             }
             Event::Approved { by } => says(None, Tone::Good, format!("approved by {}", clip(by, 40))),
             Event::ApprovalRefused { expired: true, .. } => {
@@ -119,9 +121,9 @@ pub struct Progress {
 
 impl Progress {
     /// `live`: the terminal can redraw lines.
-    pub fn new(live: bool, paint: Paint) -> Self {
+    pub fn new(id: DeploymentId, live: bool, paint: Paint) -> Self {
         let bars = live.then(MultiProgress::new);
-        Self { narrator: Narrator::default(), paint, bars, waiting: None, running: BTreeMap::new() }
+        Self { narrator: Narrator::new(id), paint, bars, waiting: None, running: BTreeMap::new() }
     }
 
     /// Until the next event: why nothing moves.
@@ -193,7 +195,7 @@ mod tests {
 
     #[test]
     fn parallel_stages_are_timed_apart() {
-        let mut narrator = Narrator::default();
+        let mut narrator = Narrator::new(DeploymentId(7));
         let mut said = Vec::new();
         let started = |stage| Event::StepStarted { stage, input: Value::Null };
         let events = [
@@ -213,6 +215,7 @@ mod tests {
             at(5, 2_100, Event::UndoStarted { stage: Stage::Build }),
             at(6, 2_200, Event::UndoFinished { stage: Stage::Build, summary: None }),
             at(7, 2_300, Event::UndoFailed { stage: Stage::Pull, error: "disk".to_owned() }),
+            at(8, 2_400, Event::ApprovalRequested { expires_at: "2026-11-22T10:15:30Z".parse().unwrap() }),
         ];
         for event in &events {
             if let Some(Line::Says { text, .. }) = narrator.line(event) {
@@ -221,7 +224,13 @@ mod tests {
         }
         assert_eq!(
             said,
-            ["build: succeeded in 1.2s", "test: failed after 2.0s: 3 of 40", "", "pull: could not be undone: disk"]
+            [
+                "build: succeeded in 1.2s",
+                "test: failed after 2.0s: 3 of 40",
+                "",
+                "pull: could not be undone: disk",
+                "waits for approval until 2026-11-22 10:15 UTC: `refit approve 7`, or `refit reject 7 --reason \"…\"`",
+            ]
         );
     }
 }

@@ -41,11 +41,14 @@ fn as_json(story: &Story) -> Result<serde_json::Value> {
 struct Report {
     title: String,
     opening: String,
+    /// What people said.
+    said: Vec<String>,
     why: Option<String>,
     /// The stages that did something.
     stages: Vec<(String, String)>,
     undone: Vec<String>,
     tail: Vec<String>,
+    freed: Option<String>,
     next: Option<String>,
     log: Option<String>,
 }
@@ -72,6 +75,10 @@ impl Report {
                 story.asked(),
                 sentence(&story.live_now()),
             ),
+            said: [("Approval was", story.approval()), ("It was resolved", story.resolved())]
+                .into_iter()
+                .filter_map(|(what, said)| said.map(|said| sentence(&format!("{what} {said}"))))
+                .collect(),
             why: view.error.as_deref().map(|error| match view.failed_stage {
                 Some(stage) => format!("It ended in {stage}: {}", printable(error)),
                 None => format!("Why: {}", printable(error)),
@@ -79,6 +86,7 @@ impl Report {
             stages: view.stages.iter().filter(|s| s.status != StageStatus::Pending).map(stage_line).collect(),
             undone: view.undone.iter().map(|line| printable(line)).collect(),
             tail: story.tail.clone(),
+            freed: story.freed(),
             next: story.next_step().map(|step| sentence(&step)),
             log: log.map(str::to_owned),
         }
@@ -86,6 +94,7 @@ impl Report {
 
     fn text(&self) -> String {
         let mut out = format!("{}\n\n{}\n", self.title, self.opening);
+        self.said.iter().for_each(|said| out.push_str(&format!("\n{said}\n")));
         if let Some(why) = &self.why {
             out.push_str(&format!("\n{why}\n"));
         }
@@ -97,6 +106,9 @@ impl Report {
         }
         out.push_str(&list("\nUndone, in this order:\n", "  - ", &self.undone));
         out.push_str(&list("\nThe last lines of the failed stage:\n", "    ", &self.tail));
+        if let Some(freed) = &self.freed {
+            out.push_str(&format!("\nSpace given back: {freed}.\n"));
+        }
         if let Some(next) = &self.next {
             out.push_str(&format!("\nWhat to do now: {next}\n"));
         }
@@ -108,6 +120,7 @@ impl Report {
 
     fn markdown(&self) -> String {
         let mut out = format!("# {}\n\n{}\n", escape(&self.title), escape(&self.opening));
+        self.said.iter().for_each(|said| out.push_str(&format!("\n{}\n", escape(said))));
         if let Some(why) = &self.why {
             out.push_str(&format!("\n## Why\n\n{}\n", escape(why)));
         }
@@ -122,6 +135,9 @@ impl Report {
         if !self.tail.is_empty() {
             // Indented, because a fence could be closed by what is in it.
             out.push_str(&list("\n## The last lines of the failed stage\n\n", "    ", &self.tail));
+        }
+        if let Some(freed) = &self.freed {
+            out.push_str(&format!("\nSpace given back: {freed}.\n"));
         }
         if let Some(next) = &self.next {
             out.push_str(&format!("\n## What to do now\n\n{next}\n"));

@@ -8,8 +8,8 @@ use super::{
     style::Clock,
 };
 use crate::model::{
-    DeploymentId, DeploymentView, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status, Trigger,
-    TriggerKind,
+    ApprovalState, ApprovalView, DeploymentId, DeploymentView, Resolution, RollbackKind, RollbackView, Stage,
+    StageStatus, StageView, Status, Trigger, TriggerKind,
 };
 
 const NOW: i64 = 1_795_000_000;
@@ -93,6 +93,21 @@ fn view(id: i64, status: Status, code: Option<u8>, stages: Vec<StageView>) -> De
         undone: Vec::new(),
         freed: None,
         rollback: None,
+        retired: Vec::new(),
+        approval: None,
+        resolved: None,
+    }
+}
+
+fn approval(state: ApprovalState) -> ApprovalView {
+    let said = matches!(state, ApprovalState::Approved | ApprovalState::Rejected);
+    ApprovalView {
+        state,
+        by: said.then(|| "grace".to_owned()),
+        reason: (state == ApprovalState::Rejected).then(|| "not before \u{1b}[31mMonday".to_owned()),
+        at: said.then(|| at(250)),
+        requested_at: at(270),
+        expires_at: at(-3_600),
     }
 }
 
@@ -122,6 +137,7 @@ pub fn all() -> Vec<Story> {
     let mut good = view(12, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Succeeded));
     (good.live, good.image, good.backup) =
         (true, Some("sha256:4bf5122f".to_owned()), Some("guestbook/production/2026-11-17_10-00-00".to_owned()));
+    (good.freed, good.retired) = (Some(12_345_678), vec![DeploymentId(1), DeploymentId(2)]);
     good.stages[1].status = S::Warned;
     good.stages[1].error = Some("pg_dump: connection refused".to_owned());
     let tests = view(13, Status::Failed, Some(1), until(Stage::Test, S::Failed, S::Succeeded));
@@ -157,14 +173,26 @@ pub fn all() -> Vec<Story> {
         trigger: trigger.clone(),
         ..view(id, status, code, stages)
     };
-    let back_again = rolled(21, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
-    let not_begun = rolled(22, Status::Failed, Some(1), until(Stage::Backup, S::Failed, S::Skipped));
-    let mut broken = rolled(23, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
-    broken.undone = vec!["start: deployment 3 (89abcdef01) is live again".to_owned()];
+    let back_again = rolled(26, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
+    let not_begun = rolled(27, Status::Failed, Some(1), until(Stage::Backup, S::Failed, S::Skipped));
+    let mut back_broken = rolled(28, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
+    back_broken.undone = vec!["start: deployment 3 (89abcdef01) is live again".to_owned()];
+    let gate = |id, status, code, state| {
+        let ends = if status == Status::Failed { S::Undone } else { S::Succeeded };
+        let mut view = view(id, status, code, until(Stage::Tag, ends, S::Succeeded));
+        view.approval = Some(approval(state));
+        view
+    };
+    let awaiting = gate(21, Status::AwaitingApproval, None, ApprovalState::Waiting);
+    let mut rejected = gate(22, Status::Failed, Some(1), ApprovalState::Rejected);
+    rejected.error = Some("rejected by grace: not before Monday".to_owned());
+    let mut expired = gate(23, Status::Failed, Some(1), ApprovalState::Expired);
+    expired.error = Some("nobody approved it in time".to_owned());
+    let mut broken = view(24, Status::Stuck, Some(5), until(Stage::Start, S::Failed, S::Succeeded));
+    broken.trigger.kind = TriggerKind::Rollback;
+    let mut looked = view(25, Status::Stuck, Some(5), until(Stage::Start, S::UndoFailed, S::Succeeded));
+    looked.resolved = Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
     vec![
-        story(back_again, Some(2), &[]),
-        story(not_begun, Some(3), &[]),
-        story(broken, Some(3), &[]),
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),
         story(good, Some(12), &[]),
@@ -176,5 +204,13 @@ pub fn all() -> Vec<Story> {
         story(superseded, Some(3), &[]),
         story(cancelled, Some(3), &[]),
         story(skipped, Some(3), &[]),
+        story(awaiting, Some(3), &[]),
+        story(rejected, Some(3), &[]),
+        story(expired, Some(3), &[]),
+        story(broken, Some(3), &[]),
+        story(looked, Some(3), &[]),
+        story(back_again, Some(2), &[]),
+        story(not_begun, Some(3), &[]),
+        story(back_broken, Some(3), &[]),
     ]
 }

@@ -44,6 +44,11 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
         line("time", took);
     }
     line("live", story.live_now());
+    for (name, said) in [("approval", story.approval()), ("resolved", story.resolved())] {
+        if let Some(said) = said {
+            line(name, said);
+        }
+    }
     for (name, value) in [("image", &view.image), ("backup", &view.backup)] {
         if let Some(value) = value {
             line(name, value.clone());
@@ -57,6 +62,9 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
     }
     for undone in &view.undone {
         line("undone", clip(undone, 400));
+    }
+    if let Some(freed) = story.freed() {
+        line("freed", freed);
     }
     if let Some(next) = story.next_step() {
         line("next", next);

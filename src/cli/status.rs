@@ -114,13 +114,25 @@ fn databases(status: &EnvironmentStatus) -> String {
 
 fn now(status: &EnvironmentStatus) -> String {
     let running = status.running.map(|id| format!("{id} running"));
+    let awaiting = status.awaiting_approval.as_ref().map(|waits| format!("{} waits for approval", waits.id));
     let queued = status.queued.map(|id| format!("{id} queued"));
-    running.into_iter().chain(queued).collect::<Vec<_>>().join(", ")
+    running.into_iter().chain(awaiting).chain(queued).collect::<Vec<_>>().join(", ")
 }
 
 /// What needs a sentence: a last deployment that did not go live, a service that is not well.
 fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String> {
     let mut notes = Vec::new();
+    if let Some(id) = status.stuck {
+        let what = paint.tone(Tone::Bad, &format!("CRITICAL: deployment {id} is stuck, a person is needed"));
+        notes.push(format!(
+            "{what}; nothing is deployed by itself until `refit resolve {id} --reason \"…\"` (`refit report {id}` says what to do)"
+        ));
+    }
+    if let Some(waits) = &status.awaiting_approval {
+        let (id, until) = (waits.id, clock.local(waits.expires_at));
+        let what = paint.tone(Tone::Warn, &format!("deployment {id} waits for approval until {until}"));
+        notes.push(format!("{what}: `refit approve {id}`, or `refit reject {id} --reason \"…\"`"));
+    }
     match (status.service.state.as_str(), &status.service.detail, &status.live) {
         // The detail is its address, or what the table says already.
         ("running" | "none", _, _) | (_, None, _) => {}
@@ -145,7 +157,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::sample,
-        control::{DatabaseStatus, LastDeployment, LiveStatus},
+        control::{AwaitingApproval, DatabaseStatus, LastDeployment, LiveStatus},
         model::{DeploymentId, EnvironmentKey},
     };
 
@@ -161,6 +173,8 @@ mod tests {
             migrations: None,
             running: None,
             queued: None,
+            awaiting_approval: None,
+            stuck: None,
             last: None,
         }
     }
@@ -188,6 +202,9 @@ mod tests {
         });
         let mut dev = environment("dev");
         dev.service.detail = Some("Docker cannot be reached".to_owned());
-        insta::assert_snapshot!(page(&[production, dev], Paint::new(false), None, &sample::clock()));
+        let mut people = environment("people");
+        people.stuck = Some(DeploymentId(17));
+        people.awaiting_approval = Some(AwaitingApproval { id: DeploymentId(21), expires_at: sample::at(-3_600) });
+        insta::assert_snapshot!(page(&[production, dev, people], Paint::new(false), None, &sample::clock()));
     }
 }

@@ -7,7 +7,10 @@ use serde::Serialize;
 
 use super::style::{clip, took};
 use crate::{
-    model::{CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackKind, Stage, StageStatus, Status},
+    model::{
+        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackKind, Stage, StageStatus, Status,
+    },
+    notify::freed,
     pipeline::outcome,
     registry::{Registry, Release, Result},
 };
@@ -69,7 +72,8 @@ impl Story {
             Status::Failed => format!("deployment {id} of {environment} failed{place}"),
             Status::RolledBack => format!("deployment {id} of {environment} failed{place} and was rolled back"),
             Status::Stuck => {
-                format!("CRITICAL: deployment {id} of {environment} failed{place} and could not be undone")
+                let critical = if view.resolved.is_some() { "" } else { "CRITICAL: " };
+                format!("{critical}deployment {id} of {environment} failed{place} and could not be undone")
             }
             Status::Superseded => format!("deployment {id} of {environment} made way for a newer one"),
             Status::Cancelled => format!("deployment {id} of {environment} was cancelled"),
@@ -94,8 +98,9 @@ impl Story {
                 )
             }
             Status::Stuck => {
+                let critical = if view.resolved.is_some() { "" } else { "CRITICAL: " };
                 format!(
-                    "CRITICAL: rollback {id} of {environment} to deployment {to} failed{place}, and a person is needed"
+                    "{critical}rollback {id} of {environment} to deployment {to} failed{place}: the way back itself is broken"
                 )
             }
             Status::Superseded => format!("rollback {id} of {environment} made way for a newer deployment"),
@@ -162,7 +167,7 @@ impl Story {
     pub fn next_step(&self) -> Option<String> {
         let view = &self.deployment;
         let id = view.id;
-        if view.rollback.is_some() {
+        if view.rollback.is_some() && view.status != Status::Stuck {
             return self.after_rollback();
         }
         let again = format!("`refit rerun {id}`");
@@ -170,14 +175,17 @@ impl Story {
             Status::Queued | Status::Running => {
                 format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
             }
-            Status::AwaitingApproval => format!("`refit approve {id}` lets it go on, `refit reject {id}` undoes it"),
+            Status::AwaitingApproval => {
+                format!("`refit approve {id}` lets it go on, `refit reject {id} --reason \"…\"` undoes it")
+            }
             Status::Succeeded => return self.warning(),
             Status::Superseded | Status::Skipped => return None,
             Status::Cancelled => format!("{again} when you are ready"),
-            Status::Stuck => format!(
-                "look at what runs (`refit status`, `refit show {id}`), bring a good version up by hand if users see an \
-                 error, then deploy again"
-            ),
+            Status::Stuck if view.resolved.is_some() => return None,
+            Status::Stuck => {
+                let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
+                format!("1. {one}; 2. {two}; 3. {three}")
+            }
             _ if view.exit_code == Some(69) => format!("`refit doctor` says what is missing; then {again}"),
             Status::Failed | Status::RolledBack => match view.failed_stage {
                 Some(Stage::Pull) => format!("`refit doctor` checks the access to the repository; then {again}"),
@@ -216,17 +224,36 @@ impl Story {
                                `refit rollback --undo` goes forward again";
                 self.warning().unwrap_or_else(|| forward.to_owned())
             }
-            Status::Superseded | Status::Skipped => return None,
-            Status::Stuck => format!(
-                "see why the old version does not run (`refit logs {id}`, `refit status`), go to another one with `refit rollback --to ID`, \
-                 and tell Refit when it is put right: `refit resolve {id} --reason \"…\"`"
-            ),
+            Status::Superseded | Status::Skipped | Status::Stuck => return None,
             _ if view.exit_code == Some(69) => "`refit doctor` says what is missing; then ask for it again".to_owned(),
             Status::Cancelled | Status::Failed | Status::RolledBack => {
                 "`refit rollback --preview` shows what stands in the way; then ask for it again".to_owned()
             }
         };
         Some(text)
+    }
+
+    /// What was said where the deployment asked for approval.
+    pub fn approval(&self) -> Option<String> {
+        let approval = self.deployment.approval.as_ref()?;
+        let until = approval.expires_at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        let by = approval.by.as_deref().map(|by| format!(" by {}", clip(by, 40))).unwrap_or_default();
+        let at = approval.at.map(|at| format!(" at {}", at.strftime("%Y-%m-%d %H:%M:%S UTC"))).unwrap_or_default();
+        let why = approval.reason.as_deref().map(|why| format!(": {}", clip(why, 200))).unwrap_or_default();
+        Some(match approval.state {
+            ApprovalState::Waiting => format!("waited for until {until}"),
+            ApprovalState::Approved => format!("given{by}{at}{why}"),
+            ApprovalState::Rejected => format!("refused{by}{at}{why}"),
+            ApprovalState::Expired => format!("not given until {until}"),
+            ApprovalState::Cancelled => "asked for, and cancelled before anybody answered".to_owned(),
+        })
+    }
+
+    /// Who has looked at a stuck deployment, and what was found.
+    pub fn resolved(&self) -> Option<String> {
+        let resolved = self.deployment.resolved.as_ref()?;
+        let at = resolved.at.strftime("%Y-%m-%d %H:%M:%S UTC");
+        Some(format!("by {} at {at}: {}", clip(&resolved.by, 40), clip(&resolved.reason, 200)))
     }
 
     /// Stages that failed without ending the deployment.
@@ -241,6 +268,11 @@ impl Story {
         (!warned.is_empty()).then(|| format!("look at {}: it failed, and the deployment went on", warned.join(" and ")))
     }
 
+    /// The space that its end gave back, and which releases went for it.
+    pub fn freed(&self) -> Option<String> {
+        freed(&self.deployment)
+    }
+
     /// `branch main`, `tag v1`, or what a person named.
     pub fn origin(&self) -> String {
         let reference = &self.deployment.reference;
@@ -253,7 +285,7 @@ impl Story {
 
     /// `took 1m 05s`, or `running for 12.0s`.
     pub fn took(&self) -> Option<String> {
-        let verb = if self.deployment.status == Status::Running { "running for" } else { "took" };
+        let verb = if self.deployment.status.is_end() { "took" } else { "running for" };
         self.deployment.duration_ms.map(|ms| format!("{verb} {}", took(ms)))
     }
 

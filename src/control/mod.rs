@@ -18,10 +18,10 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    config::{Config, Environment, RuntimeKind},
+    config::{Config, Environment},
     fault::Faults,
     model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
-    pipeline::{Runtimes, World, journal::Recorded, recover},
+    pipeline::{Runtimes, World, journal::Recorded, orphans, recover},
     queue::Queue,
     registry::{Delivery, Filter, NewDeployment, Outcome, Receipt, Registry, RegistryError},
     rollback::Check,
@@ -161,6 +161,10 @@ pub struct EnvironmentStatus {
     /// The deployment that runs now, and the one that waits.
     pub running: Option<DeploymentId>,
     pub queued: Option<DeploymentId>,
+    /// The one that waits for a person's word.
+    pub awaiting_approval: Option<AwaitingApproval>,
+    /// The newest stuck one that nobody has resolved: automatic deployments are held back.
+    pub stuck: Option<DeploymentId>,
     pub last: Option<LastDeployment>,
 }
 
@@ -188,6 +192,12 @@ pub struct DatabaseStatus {
     pub name: String,
     /// `running`, `stopped`, `present`, `missing` or `unknown`.
     pub state: String,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AwaitingApproval {
+    pub id: DeploymentId,
+    pub expires_at: Timestamp,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -225,10 +235,10 @@ impl Control {
         let runtimes = runtimes(&config, &options)?;
         let world = Arc::new(World::new(config, registry, runtimes, options.faults));
         recover::recover(&world).await?;
-        if mode == Mode::Daemon {
-            bring_up_processes(&world).await;
-        }
-        let queue = Queue::start(Arc::clone(&world), mode == Mode::Daemon);
+        // After a reboot the engine starts its containers by itself; supervised processes wait for us, and so does what was stopped.
+        let daemon = mode == Mode::Daemon;
+        let untidy = orphans::settle_all(&world, daemon).await;
+        let queue = Queue::start(Arc::clone(&world), daemon, &untidy);
         let lock = Arc::new(Mutex::new(Some(lock)));
         Ok(Self { world, queue, lock, hurry: CancellationToken::new() })
     }
@@ -310,12 +320,14 @@ impl Control {
     async fn enqueue(&self, new: NewDeployment, no_wait: bool) -> Result<DeploymentId> {
         let key = new.key.clone();
         if no_wait {
-            let running = self.registry().open_deployments(Status::Running).await?;
-            if let Some((id, _)) = running.into_iter().find(|(_, k)| *k == key) {
-                return Err(ControlError::Busy {
-                    message: format!("deployment {id} of {key} is running"),
-                    hint: Some(format!("wait for it (`refit logs {id} -f`), or leave out --no-wait")),
-                });
+            for (status, what) in [(Status::Running, "is running"), (Status::AwaitingApproval, "waits for approval")] {
+                let open = self.registry().open_deployments(status).await?;
+                if let Some((id, _)) = open.into_iter().find(|(_, k)| *k == key) {
+                    return Err(ControlError::Busy {
+                        message: format!("deployment {id} of {key} {what}"),
+                        hint: Some(format!("wait for it (`refit logs {id} -f`), or leave out --no-wait")),
+                    });
+                }
             }
         }
         let id = self.registry().enqueue(&new).await?;
@@ -417,21 +429,6 @@ fn take_lock(config: &Config) -> Result<File> {
             hint: Some("is a daemon or a `refit deploy` running? `refit status` shows what it does".to_owned()),
         }),
         Err(TryLockError::Error(error)) => Err(unavailable(&error)),
-    }
-}
-
-/// After a reboot Docker starts its containers by itself; supervised processes wait for us. One that cannot start is logged: the
-/// daemon is still needed.
-async fn bring_up_processes(world: &World) {
-    let environments = world.config.environments();
-    for environment in environments.filter(|e| e.start.runtime == RuntimeKind::Process) {
-        let started = async {
-            let Some(release) = world.registry.live(&environment.key).await? else { return Ok(()) };
-            world.runtimes.of(release.runtime).start(&release.instance).await.map_err(ControlError::from)
-        };
-        if let Err(error) = started.await {
-            tracing::error!(environment = %environment.key, %error, "the live release could not be started");
-        }
     }
 }
 

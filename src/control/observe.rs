@@ -6,12 +6,16 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
 use super::{
-    ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options, Result, ServiceStatus,
+    AwaitingApproval, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options,
+    Result, ServiceStatus,
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
-    model::{DeploymentView, Stage, Status},
-    pipeline::Runtimes,
+    model::{DeploymentView, EnvironmentKey, Stage, Status},
+    pipeline::{
+        Runtimes,
+        orphans::{self, Look},
+    },
     registry::{Filter, Registry, Release},
     runtime::{InstanceState, RuntimeError},
 };
@@ -87,6 +91,15 @@ impl Observer {
         Ok(strays)
     }
 
+    /// What the runtimes show and the registry does not explain, in every configured environment; without acting on it.
+    pub async fn leftovers(&self) -> Result<Vec<(EnvironmentKey, Look)>> {
+        let look = async |environment: &Arc<Environment>| {
+            let look = orphans::look(self.registry.as_ref(), &self.runtimes, environment, true).await?;
+            Ok((environment.key.clone(), look))
+        };
+        try_join_all(self.environments().map(look)).await
+    }
+
     fn environments(&self) -> impl Iterator<Item = &Arc<Environment>> {
         self.config.apps.iter().flat_map(|app| &app.environments)
     }
@@ -94,6 +107,7 @@ impl Observer {
     async fn environment(&self, environment: &Environment) -> Result<EnvironmentStatus> {
         let mut recent = Vec::new();
         let mut live = None;
+        let mut stuck = None;
         if let Some(registry) = &self.registry {
             let filter = Filter {
                 app: Some(environment.key.app.to_string()),
@@ -103,6 +117,7 @@ impl Observer {
             };
             recent = registry.deployments(&filter).await?;
             live = registry.live(&environment.key).await?;
+            stuck = registry.unresolved(&environment.key).await?;
         }
         let service = self.service(live.as_ref()).await;
         let live = match (live, &self.registry) {
@@ -132,6 +147,11 @@ impl Observer {
             migrations: recent.iter().find_map(schema_version),
             running: newest(Status::Running),
             queued: newest(Status::Queued),
+            awaiting_approval: recent.iter().find(|d| d.status == Status::AwaitingApproval).and_then(|d| {
+                let expires_at = d.approval.as_ref()?.expires_at;
+                Some(AwaitingApproval { id: d.id, expires_at })
+            }),
+            stuck,
             last: last.map(|d| LastDeployment {
                 id: d.id,
                 status: d.status,

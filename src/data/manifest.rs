@@ -222,7 +222,7 @@ fn problem(set_dir: &Path, part: &Part) -> Option<String> {
 }
 
 /// Opens a regular file, no link, without waiting on what is a pipe.
-fn open_plain(path: &Path) -> io::Result<File> {
+pub(super) fn open_plain(path: &Path) -> io::Result<File> {
     let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
     if file.metadata()?.is_file() {

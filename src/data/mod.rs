@@ -12,6 +12,8 @@
 //! file with it and is reported; the others go on, unless it was `required`, or every part failed: then no set stays. A
 //! cancelled or dropped [`create_set`] leaves nothing behind, neither files nor commands in containers.
 //!
+//! [`restore_set`] puts a set back; how is told in `restore.rs`.
+//!
 //! Listing, pruning and verifying read the disk and block: call them off the event loop (`spawn_blocking`).
 
 use std::{
@@ -34,6 +36,7 @@ mod layout;
 mod manifest;
 mod part;
 mod postgres;
+mod restore;
 mod retention;
 mod sqlite;
 #[cfg(test)]
@@ -43,7 +46,10 @@ pub use layout::SetName;
 pub use manifest::{
     MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, Verified, read_manifest, verify_checksums,
 };
-pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune};
+pub use restore::{
+    Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
+};
+pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune, which_set};
 pub use sqlite::make_example_database;
 
 /// Between two lines about how far a dump has come.
@@ -70,6 +76,28 @@ pub enum DataError {
     /// The set is not what was written: each problem names a file.
     #[error("backup {} is damaged: {}", set.display(), problems.join("; "))]
     Damaged { set: PathBuf, problems: Vec<String> },
+    /// There is no such set; `known` are those there are, newest first.
+    #[error("there is no backup `{}`; {}", name.escape_default(), there_are(known))]
+    NoSet { name: String, known: Vec<String> },
+    /// The set cannot be used for what it was asked for.
+    #[error("backup {} cannot be restored: {why}", set.display())]
+    Unfit { set: PathBuf, why: String },
+    #[error(
+        "the backup was not ready to take the data's place after {limit:?}, four times the longest `timeout` of its parts; no data was changed"
+    )]
+    RestoreTimedOut { limit: Duration },
+    /// One part failed; no other was put back either, unless `left` says so.
+    #[error("`{part}` was not put back into {place}: {why}; {left}")]
+    Restore { part: String, place: String, why: String, left: Left },
+}
+
+fn there_are(known: &[String]) -> String {
+    const SHOWN: usize = 5;
+    match known {
+        [] => "there are none of this environment".to_owned(),
+        few if few.len() <= SHOWN => format!("there are {}", few.join(", ")),
+        many => format!("the newest are {}", many[..SHOWN].join(", ")),
+    }
 }
 
 impl DataError {
@@ -81,6 +109,11 @@ impl DataError {
             }
             _ => Self::Io { operation, path, source },
         }
+    }
+
+    /// Whether a restore that ended with this left every database as it was.
+    pub fn left_data_alone(&self) -> bool {
+        !matches!(self, Self::Restore { left: Left::Partly { .. }, .. })
     }
 
     fn dump(why: impl Into<String>) -> Self {

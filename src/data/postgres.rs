@@ -103,7 +103,7 @@ fn command(database: &str, user: &str, format: PostgresFormat, compression: Comp
 }
 
 /// libpq's rule for values in connection strings: single quotes, with `\` before `'` and `\`.
-fn conninfo_quote(value: &str) -> String {
+pub(super) fn conninfo_quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 

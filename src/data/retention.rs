@@ -74,6 +74,29 @@ pub fn list(backups_dir: &Path, key: &EnvironmentKey) -> Result<Vec<SetSummary>,
     Ok(scan(backups_dir, key)?.into_iter().rev().map(|(_, summary)| summary).collect())
 }
 
+/// The set of that name (`2026-11-21_10-15-30`, or with app and environment before it, as reports have it), if it can be used. The
+/// name is taken only if it is a set's, so that it leads nowhere else. Blocks.
+///
+/// # Errors
+/// [`DataError::NoSet`] where there is none of that name in this environment, [`DataError::Unfit`] where it has no usable manifest,
+/// [`DataError::Io`] if the directory cannot be read.
+pub fn which_set(backups_dir: &Path, key: &EnvironmentKey, name: &str) -> Result<SetSummary, DataError> {
+    let bare = name.strip_prefix(&format!("{}/{}/", key.app, key.environment)).unwrap_or(name);
+    let mut sets = list(backups_dir, key)?;
+    let found = bare.parse::<SetName>().ok().and_then(|_| sets.iter().position(|set| set.name == bare));
+    let Some(found) = found else {
+        let known = sets.into_iter().filter(|set| set.state == SetState::Complete).map(|set| set.name).collect();
+        return Err(DataError::NoSet { name: name.to_owned(), known });
+    };
+    let set = sets.swap_remove(found);
+    let unfit = |why: String| Err(DataError::Unfit { set: set.path.clone(), why });
+    match &set.state {
+        SetState::Complete => Ok(set),
+        SetState::Incomplete => unfit("it has no manifest: it is being made, or was interrupted".to_owned()),
+        SetState::Unreadable(why) => unfit(why.clone()),
+    }
+}
+
 /// Removes what the retention rule allows to go. `protect` names sets (`2026-11-21_10-15-30`, or with app and environment
 /// before it) that stay whatever the rule says. Blocks.
 ///

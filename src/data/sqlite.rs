@@ -43,11 +43,15 @@ const BUSY: Duration = Duration::from_secs(20);
 const STEPS: i32 = 10_000;
 
 /// SQLite's result codes, <https://www.sqlite.org/rescode.html>; the low byte is the primary one.
-mod code {
+pub(super) mod code {
+    pub const BUSY: i32 = 5;
+    pub const LOCKED: i32 = 6;
     pub const READONLY: i32 = 8;
     pub const INTERRUPT: i32 = 9;
+    pub const CORRUPT: i32 = 11;
     pub const FULL: i32 = 13;
     pub const CANTOPEN: i32 = 14;
+    pub const NOTADB: i32 = 26;
 }
 
 pub(super) async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> Result<Part, DataError> {
@@ -55,7 +59,7 @@ pub(super) async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job:
     check_source(source)?;
     let copy = new_copy(place, name)?;
     let version = copy_into(source, &copy.path, name, &job.cancel).await?;
-    check_copy(&copy.path, name, &job.cancel).await?;
+    integrity(&copy.path, name, &job.cancel).await?;
     let file = format!("{name}.db{}", part::suffix(backup.compression));
     let mut writer = PartWriter::create(place, file, backup.compression).await?;
     tokio::select! {
@@ -155,14 +159,15 @@ async fn copy_into(source: &Path, copy: &Path, name: &str, cancel: &Cancellation
 }
 
 /// A connection whose statements end soon after `cancel`.
-async fn open(options: &SqliteConnectOptions, cancel: &CancellationToken) -> sqlx::Result<SqliteConnection> {
+pub(super) async fn open(options: &SqliteConnectOptions, cancel: &CancellationToken) -> sqlx::Result<SqliteConnection> {
     let mut connection = SqliteConnection::connect_with(options).await?;
     let cancel = cancel.clone();
     connection.lock_handle().await?.set_progress_handler(STEPS, move || !cancel.is_cancelled());
     Ok(connection)
 }
 
-async fn check_copy(copy: &Path, name: &str, cancel: &CancellationToken) -> Result<(), DataError> {
+/// Whether a database that nobody else has open passes its own check.
+pub(super) async fn integrity(copy: &Path, name: &str, cancel: &CancellationToken) -> Result<(), DataError> {
     let check = async {
         let options = SqliteConnectOptions::new().filename(copy).read_only(true).immutable(true);
         let mut connection = open(&options, cancel).await?;
@@ -193,7 +198,7 @@ async fn store(copy: &Path, writer: &mut PartWriter, name: &str) -> Result<(), D
     }
 }
 
-fn primary_code(error: &sqlx::Error) -> Option<i32> {
+pub(super) fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code: i32 = error.as_database_error()?.code()?.parse().ok()?;
     Some(code & 0xff)
 }

@@ -26,6 +26,7 @@ use crate::{
 };
 
 mod postgres;
+mod restore;
 mod retention;
 mod sqlite;
 
@@ -193,6 +194,18 @@ impl ContainerExec for Script {
                 tokio::task::yield_now().await;
             },
         }
+    }
+
+    async fn exec_through(
+        &self,
+        container: &str,
+        _command: &[String],
+        _env: &[(&str, &Secret)],
+        _source: &mut (dyn AsyncRead + Send + Unpin),
+        _sink: &mut (dyn AsyncWrite + Send + Unpin),
+        _job: &Job,
+    ) -> Result<ExecOutcome, RuntimeError> {
+        Err(RuntimeError::Missing { what: "container", name: container.to_owned() })
     }
 }
 

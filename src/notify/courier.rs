@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     config::Config,
+    model::Status,
     registry::{Message, Registry, RegistryError},
 };
 
@@ -33,6 +34,16 @@ pub(super) enum Next {
     More,
     /// The way is blocked: nothing is tried for so long.
     Hold(Duration),
+}
+
+/// What a message says now.
+#[derive(Debug)]
+enum Word {
+    Report(Box<Report>),
+    /// Nothing any more.
+    OutOfDate,
+    /// A newer version wrote it.
+    Unknown,
 }
 
 #[derive(Debug)]
@@ -63,14 +74,21 @@ impl Courier {
 
     /// Sends one message and notes what became of it.
     pub async fn deliver(&mut self, message: &Message) -> Result<Next, RegistryError> {
-        let Some(report) = self.report(message).await? else {
-            tracing::warn!(
-                message = message.id,
-                kind = message.kind,
-                "a message that this version cannot word is dropped"
-            );
-            self.registry.message_sent(message.id).await?;
-            return Ok(Next::More);
+        let report = match self.word(message).await? {
+            Word::Report(report) => *report,
+            Word::OutOfDate => {
+                self.registry.message_sent(message.id).await?;
+                return Ok(Next::More);
+            }
+            Word::Unknown => {
+                tracing::warn!(
+                    message = message.id,
+                    kind = message.kind,
+                    "a message that this version cannot word is dropped"
+                );
+                self.registry.message_sent(message.id).await?;
+                return Ok(Next::More);
+            }
         };
         let verdict = match &mut self.client {
             None => {
@@ -91,12 +109,18 @@ impl Courier {
         self.note(message, &report, verdict).await
     }
 
-    async fn report(&self, message: &Message) -> Result<Option<Report>, RegistryError> {
-        let known = message.kind == "end" && message.body.get("version").and_then(serde_json::Value::as_u64) == Some(1);
-        let Some(id) = message.deployment.filter(|_| known) else { return Ok(None) };
-        let Some(view) = self.registry.deployment(id).await? else { return Ok(None) };
+    /// A message says only what it is about; the words are those of the moment in which it is sent.
+    async fn word(&self, message: &Message) -> Result<Word, RegistryError> {
+        let known = matches!(message.kind.as_str(), "end" | "approval")
+            && message.body.get("version").and_then(serde_json::Value::as_u64) == Some(1);
+        let Some(id) = message.deployment.filter(|_| known) else { return Ok(Word::Unknown) };
+        let Some(view) = self.registry.deployment(id).await? else { return Ok(Word::Unknown) };
+        // Somebody has answered already, or it has ended: its end is told by a message of its own.
+        if message.kind == "approval" && view.status != Status::AwaitingApproval {
+            return Ok(Word::OutOfDate);
+        }
         let events = self.registry.events(id, 0).await?;
-        Ok(Some(Report::of(&view, &events, &self.config)))
+        Ok(Word::Report(Box::new(Report::of(&view, &events, &self.config))))
     }
 
     async fn note(&mut self, message: &Message, report: &Report, verdict: Verdict) -> Result<Next, RegistryError> {

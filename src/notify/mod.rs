@@ -1,7 +1,7 @@
-//! The final report of each deployment.
+//! The final report of each deployment, and the question to people where one waits for approval.
 //!
-//! The pipeline writes a row into the outbox in the same transaction as a deployment's end; it says only *that* there is something to
-//! say. [`run`], a task of the daemon, takes what is due, composes the [`Report`] from the deployment and its journal, sends it, and
+//! The pipeline writes a row into the outbox in the same transaction as a deployment's end (or its request for approval); it says only
+//! *that* there is something to say. [`run`], a task of the daemon, takes what is due, composes the [`Report`] from the deployment and its journal, sends it, and
 //! settles the row. So a report is never lost to a crash, and no deployment ever waits for Telegram. [`flush`] does the same
 //! within a limit, for a command that works without a daemon. Without `[telegram]` a report is one line in the daemon's log.
 //!
@@ -38,6 +38,7 @@ mod words;
 
 pub use render::Message;
 pub use report::Report;
+pub use words::freed;
 
 /// A registry that cannot be read or written is asked again after this.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@ use super::{
     report::Report,
     words::{cut, units},
 };
+use crate::model::Status;
 
 /// The longest text that Telegram takes, after its markup was read (Bot API, `sendMessage`).
 pub const LIMIT: usize = 4096;
@@ -130,6 +131,9 @@ impl Report {
         if let Some(took) = &self.took {
             add("took", vec![Piece::Words(took.clone())]);
         }
+        if let Some(approval) = &self.approval {
+            add("approval", vec![Piece::Words(approval.clone())]);
+        }
         if !self.stages.is_empty() {
             add("stages", vec![Piece::Words(self.stages.join(" · "))]);
         }
@@ -153,15 +157,20 @@ impl Report {
         if let Some(backup) = &self.backup {
             add("backup", vec![Piece::Code(backup.clone())]);
         }
+        if let Some(freed) = &self.freed {
+            add("freed", vec![Piece::Words(freed.clone())]);
+        }
         rows
     }
 
     fn next_rows(&self) -> Vec<Row> {
-        let row = |(command, what): &(String, &str)| {
+        // Where users may see an error the order matters.
+        let labels = if self.status == Status::Stuck { ["1.", "2.", "3."] } else { ["next"; 3] };
+        let row = |(label, (command, what)): (&'static str, &(String, &str))| {
             let pieces = vec![Piece::Code(command.clone()), Piece::Words(format!(" {what}"))];
-            Row { label: "next", pieces }
+            Row { label, pieces }
         };
-        self.next.iter().map(row).collect()
+        labels.into_iter().zip(&self.next).map(row).collect()
     }
 }
 

@@ -4,11 +4,12 @@
 //! printable and limited in length there, so that `render` only has to escape. Fields are kept apart as long as possible:
 //! a later sender (mail, a webhook) can lay them out in its own way.
 
-use super::words::{commit_url, duration, log_line, one_line};
+use super::words::{commit_url, duration, freed, log_line, one_line};
 use crate::{
     config::Config,
     model::{
-        DeploymentId, DeploymentView, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status, TriggerKind,
+        ApprovalState, DeploymentId, DeploymentView, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status,
+        TriggerKind,
     },
     pipeline::{
         journal::{Event, Recorded},
@@ -55,6 +56,8 @@ pub struct Report {
     /// The push replaced history.
     pub forced: bool,
     pub took: Option<String>,
+    /// Until when it waits for approval, or who gave it.
+    pub approval: Option<String>,
     /// The stages that were reached: `✓ pull 0.4 s`.
     pub stages: Vec<String>,
     pub failed_stage: Option<Stage>,
@@ -69,6 +72,8 @@ pub struct Report {
     pub live: Option<String>,
     /// The backup set.
     pub backup: Option<String>,
+    /// The space that retention gave back, and by what.
+    pub freed: Option<String>,
     /// The last log lines of the stage that failed, oldest first.
     pub tail: Vec<String>,
     /// Commands to go on with, each with what it is for.
@@ -106,7 +111,15 @@ impl Report {
             trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
             // A hook cannot know, and says so of every push.
             forced: view.trigger.forced && view.trigger.kind == TriggerKind::Github,
-            took: view.duration_ms.filter(|_| story.begun).map(duration),
+            took: view.duration_ms.filter(|_| story.begun && view.status.is_end()).map(duration),
+            approval: view.approval.as_ref().and_then(|approval| match (approval.state, &approval.by) {
+                (ApprovalState::Waiting, _) => {
+                    Some(format!("until {}", approval.expires_at.strftime("%Y-%m-%d %H:%M UTC")))
+                }
+                (ApprovalState::Approved, Some(by)) => Some(format!("given by {}", line(by, NAME))),
+                // The reason tells of every other answer.
+                _ => None,
+            }),
             stages: view.stages.iter().filter_map(stage_line).collect(),
             failed_stage: view.failed_stage,
             error: some(&view.error, ERROR),
@@ -118,6 +131,7 @@ impl Report {
             undone: view.undone.iter().map(|u| line(u, REMARK)).filter(|u| !u.is_empty()).take(UNDONE).collect(),
             live: live(view, &story),
             backup: some(&view.backup, REFERENCE),
+            freed: freed(view),
             tail: quoted.map(|l| log_line(l, redactor, LOG_LINE)).collect(),
             next: next_steps(view),
         }
@@ -188,6 +202,9 @@ fn summary(view: &DeploymentView, story: &Story) -> String {
         Status::Failed if story.migrate_touched => format!("{failed}, the version of the app did not change"),
         Status::Failed => format!("{failed}, nothing changed for users"),
         Status::RolledBack => format!("{failed}, rolled back"),
+        Status::Stuck if view.trigger.kind == TriggerKind::Rollback => {
+            format!("CRITICAL: the rollback {failed}, a person is needed")
+        }
         Status::Stuck => format!("CRITICAL: {failed} and could not be undone, a person is needed"),
         Status::Cancelled => "cancelled".to_owned(),
         Status::Superseded => "superseded before it began".to_owned(),
@@ -215,9 +232,9 @@ fn live(view: &DeploymentView, story: &Story) -> Option<String> {
         (Status::Failed | Status::Cancelled, Some(id)) if story.start_touched => format!("deployment {id} again"),
         (Status::Failed | Status::Cancelled, Some(id)) => format!("deployment {id}, as before"),
         (Status::Failed | Status::Cancelled | Status::RolledBack, None) => "nothing".to_owned(),
-        (Status::Superseded | Status::Skipped | Status::Queued | Status::Running | Status::AwaitingApproval, _) => {
-            return None;
-        }
+        (Status::AwaitingApproval, Some(id)) => format!("deployment {id}, as before"),
+        (Status::AwaitingApproval, None) => "nothing yet".to_owned(),
+        (Status::Superseded | Status::Skipped | Status::Queued | Status::Running, _) => return None,
     };
     Some(text)
 }
@@ -236,14 +253,11 @@ fn next_steps(view: &DeploymentView) -> Vec<(String, &'static str)> {
         Status::Cancelled if view.rollback.is_some() => Vec::new(),
         Status::Failed | Status::RolledBack => vec![logs, rerun],
         Status::Cancelled => vec![rerun],
-        Status::Stuck => vec![
-            ("refit status".to_owned(), "shows what runs now"),
-            logs,
-            (format!("refit rerun {id}"), "deploys it again once that is put right"),
+        Status::Stuck => outcome::stuck_steps(view).into(),
+        Status::AwaitingApproval => vec![
+            (format!("refit approve {id}"), "lets it go on"),
+            (format!("refit reject {id} --reason \"…\""), "undoes it"),
         ],
-        Status::AwaitingApproval => {
-            vec![(format!("refit approve {id}"), "lets it go on"), (format!("refit reject {id}"), "undoes it")]
-        }
         Status::Succeeded | Status::Superseded | Status::Skipped | Status::Queued | Status::Running => Vec::new(),
     }
 }

@@ -1,6 +1,11 @@
 //! Text for reports: foreign words made harmless, durations, and where a commit can be looked at.
 
-use crate::{log::printable, model::CommitId, redact::Redactor};
+use crate::{
+    files::human_bytes,
+    log::printable,
+    model::{CommitId, DeploymentView},
+    redact::Redactor,
+};
 
 /// What stands where something was cut off.
 const CUT: char = '…';
@@ -51,6 +56,22 @@ pub fn duration(ms: i64) -> String {
         60..3600 => format!("{} min {:02} s", s / 60, s % 60),
         _ => format!("{} h {:02} min", s / 3600, s % 3600 / 60),
     }
+}
+
+/// Releases that a sentence names at most.
+const NAMED: usize = 5;
+
+/// What retention gave back at the end of a deployment: `12.0 MB: the releases of deployments 3, 4 are removed`.
+pub fn freed(view: &DeploymentView) -> Option<String> {
+    let gone = &view.retired;
+    let names: Vec<String> = gone.iter().take(NAMED).map(ToString::to_string).collect();
+    let releases = match gone.len() {
+        0 => return None,
+        1 => format!("the release of deployment {} is removed", names[0]),
+        n if n <= NAMED => format!("the releases of deployments {} are removed", names.join(", ")),
+        n => format!("the releases of deployments {} and {} more are removed", names.join(", "), n - NAMED),
+    };
+    Some(format!("{}: {releases}", human_bytes(view.freed.unwrap_or(0))))
 }
 
 /// The page of a commit, where the repository is on a host whose addresses are known. `repository` is what the configuration says: a

@@ -1,7 +1,7 @@
 //! What an end means: the exit code of the design (section 8), and the words for people.
 
 use crate::{
-    model::{Stage, Status},
+    model::{DeploymentView, Stage, StageStatus, Status, TriggerKind},
     pipeline::journal::{Event, FailureKind, Recorded, Saga},
     registry::End,
 };
@@ -83,6 +83,26 @@ fn error(saga: &Saga, events: &[Recorded]) -> Option<String> {
         (Some(first), Some(undo)) => Some(format!("{first}; then {undo}")),
         (first, undo) => first.or(undo),
     }
+}
+
+/// What a person does about a stuck deployment: three commands, in this order, each with what it is for.
+pub fn stuck_steps(view: &DeploymentView) -> [(String, &'static str); 3] {
+    let (id, app, environment) = (view.id, &view.app, &view.environment);
+    // A rollback whose undo worked left the version running that somebody wanted to leave: bringing it back is no help.
+    let undone = view.stages.iter().all(|stage| stage.status != StageStatus::UndoFailed);
+    let good = view.previous.filter(|_| view.trigger.kind != TriggerKind::Rollback || !undone);
+    let look = match good {
+        Some(good) => (
+            format!("refit rollback --to {good} --force --reason \"…\" --app {app} --env {environment}"),
+            "brings what was live before back, if it is not",
+        ),
+        None => (format!("refit logs {id}"), "tells why"),
+    };
+    [
+        ("refit status".to_owned(), "shows what runs now"),
+        look,
+        (format!("refit resolve {id} --reason \"…\""), "lets pushes through again"),
+    ]
 }
 
 /// The last log lines of the stage that failed: for reports.

@@ -21,7 +21,7 @@ use super::{
     World, health,
     journal::{Event, FailureKind, Phase, Recorded, Saga},
     kept, outcome, preflight,
-    stages::{self, Done, Progress, StageFailure, Step},
+    stages::{self, Done, Progress, StageFailure, Step, retire},
 };
 use crate::{
     config::Environment,
@@ -426,12 +426,21 @@ impl Runner {
         let status = if self.is_skipped() { Status::Skipped } else { self.saga.verdict() };
         self.reach("end:intent").await;
         let mut end = outcome::end(status, &self.saga, &self.events);
+        let mut facts = Facts::default();
         match status {
-            Status::Succeeded => end.live = self.release(),
+            Status::Succeeded => {
+                end.live = self.release();
+                if let Some(live) = &end.live {
+                    let log = self.log.section("refit");
+                    facts.freed =
+                        retire::retire_old(&self.world, &self.environment, self.id, live.deployment, &log).await;
+                    self.reach("end:retired").await;
+                }
+            }
             Status::Skipped => end.error.clone_from(&self.skip),
             _ => {}
         }
-        self.end(status, end).await
+        self.end(status, end, facts).await
     }
 
     async fn end_before_it_began(&mut self, failure: StageFailure) -> Result<(), RegistryError> {
@@ -441,10 +450,10 @@ impl Runner {
         };
         let error = self.world.config.redactor.mask(&failure.message);
         let end = End { failed_stage: None, error: Some(error), exit_code: code, live: None };
-        self.end(Status::Failed, end).await.map(drop)
+        self.end(Status::Failed, end, Facts::default()).await.map(drop)
     }
 
-    async fn end(&mut self, status: Status, end: End) -> Result<Status, RegistryError> {
+    async fn end(&mut self, status: Status, end: End, facts: Facts) -> Result<Status, RegistryError> {
         let words = end.error.clone();
         self.log.section("refit").line(match &words {
             Some(error) => format!("{status}: {error}"),
@@ -454,7 +463,7 @@ impl Runner {
         let message = (status != Status::Skipped)
             .then(|| NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
         let event = Event::Ended { status, reason: words };
-        self.record(Entry { event, facts: Facts::default(), end: Some(end), message }).await?;
+        self.record(Entry { event, facts, end: Some(end), message }).await?;
         self.reach("end:record").await;
         Ok(status)
     }

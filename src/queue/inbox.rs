@@ -8,7 +8,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use super::Queue;
+use super::{Queue, held_back};
 use crate::{
     config::Environment,
     model::{Branch, Name, Status, Trigger},
@@ -140,7 +140,7 @@ fn following<'a>(queue: &'a Queue, app: &Name, branch: &Branch) -> impl Iterator
     app.into_iter().flat_map(|a| &a.environments).filter(move |e| e.branch == branch)
 }
 
-/// Why a push needs no deployment, as far as the registry can tell. What needs Git is judged by the pull stage.
+/// Why a push gets no deployment, as far as the registry can tell. What needs Git is judged by the pull stage.
 async fn already(
     queue: &Queue,
     environment: &Environment,
@@ -154,7 +154,10 @@ async fn already(
     let earlier = registry.last_of_commit(&environment.key, commit, None).await?;
     // A branch that was forced back to a release that was good: the pull stage looks closer.
     let earlier = earlier.filter(|(_, status)| !(delivery.forced && *status == Status::Succeeded));
-    Ok(earlier.map(|(id, status)| {
-        format!("{} has deployment {id} ({status}) already: `refit rerun {id}` does it again", commit.short())
-    }))
+    if let Some((id, status)) = earlier {
+        let why =
+            format!("{} has deployment {id} ({status}) already: `refit rerun {id}` does it again", commit.short());
+        return Ok(Some(why));
+    }
+    Ok(registry.unresolved(&environment.key).await?.map(held_back))
 }

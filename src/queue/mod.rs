@@ -10,7 +10,10 @@
 //! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
 //! old logs and deliveries are tidied away ([`housekeeping`]).
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
@@ -20,12 +23,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Environment,
-    model::{DeploymentId, EnvironmentKey, Status},
+    model::{DeploymentId, EnvironmentKey, Name, Status},
     pipeline::{
         World,
         journal::{Event, Phase},
-        outcome, recover, run,
-        stages::retire,
+        orphans, outcome, recover, run,
     },
     registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
 };
@@ -39,6 +41,9 @@ const INBOX_DEPTH: usize = 4096;
 
 /// Between two attempts to recover a deployment whose journal could not be written.
 const RECOVERY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// Between two looks at an environment whose runtime could not be asked when this process began.
+const TIDY_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// A message to an environment's worker.
 #[derive(Debug)]
@@ -69,8 +74,9 @@ pub struct Queue {
 }
 
 impl Queue {
-    /// Starts the tasks; a daemon's also ask the remotes and tidy up. What was queued before the last stop is taken up.
-    pub fn start(world: Arc<World>, daemon: bool) -> Arc<Self> {
+    /// Starts the tasks; a daemon's also ask the remotes and tidy up. What was queued before the last stop is taken up. `untidy`:
+    /// where recovery could not look at everything yet.
+    pub fn start(world: Arc<World>, daemon: bool, untidy: &BTreeSet<EnvironmentKey>) -> Arc<Self> {
         let (inbox_in, inbox_out) = mpsc::channel(INBOX_DEPTH);
         let closing = CancellationToken::new();
         let active = watch::Sender::new(0);
@@ -85,8 +91,9 @@ impl Queue {
                     environment: Arc::clone(environment),
                     active: active.clone(),
                     closing: closing.clone(),
+                    daemon,
                 };
-                tasks.spawn(worker.work(commands));
+                tasks.spawn(worker.work(commands, untidy.contains(&environment.key)));
             }
         }
         let settle = Arc::new(Notify::new());
@@ -118,6 +125,19 @@ impl Queue {
             // A worker that is gone means that we are closing; what is queued waits for the next start.
             let _ = worker.send(Command::Wake);
         }
+    }
+
+    /// Asks an app's remote for pushes now, and not at the next interval. Returns at once.
+    pub fn ask_remote(queue: &Arc<Self>, app: &Name) {
+        let Some(app) = queue.world.config.apps.iter().find(|known| known.name == *app) else { return };
+        let (queue, app) = (Arc::clone(queue), Arc::clone(app));
+        // Not one of `tasks`: it holds the queue itself, and its Git has a limit of its own.
+        tokio::spawn(async move {
+            tokio::select! {
+                () = reconcile::ask(&queue, &app) => {}
+                () = queue.closing.cancelled() => {}
+            }
+        });
     }
 
     /// Asks the worker to cancel; `false` where nobody works on that environment.
@@ -177,22 +197,35 @@ struct Worker {
     environment: Arc<Environment>,
     active: watch::Sender<usize>,
     closing: CancellationToken,
+    daemon: bool,
 }
 
 impl Worker {
-    async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>) {
+    async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>, mut untidy: bool) {
         loop {
             let command = tokio::select! {
                 () = self.closing.cancelled() => return,
                 command = commands.recv() => command,
+                () = tokio::time::sleep(TIDY_PAUSE), if untidy => {
+                    untidy = !self.tidy().await;
+                    continue;
+                }
             };
             match command {
                 None => return,
-                Some(Command::Wake) => self.run_all(&mut commands).await,
+                Some(Command::Wake) => {
+                    // What nobody recorded may have the port that the next version needs.
+                    untidy = untidy && !self.tidy().await;
+                    self.run_all(&mut commands).await;
+                }
                 Some(Command::Cancel { id, by }) => self.cancel_queued(id, &by).await,
                 Some(Command::CancelRunning { .. }) => {}
             }
         }
+    }
+
+    async fn tidy(&self) -> bool {
+        orphans::tidy(&self.world, &self.environment, self.daemon).await
     }
 
     /// Runs what waits until nothing does.
@@ -215,27 +248,35 @@ impl Worker {
         }
     }
 
-    /// What was waiting for approval when the last process ended goes before what waits in the queue.
+    /// What was waiting for approval when the last process ended goes before what waits in the queue; what is held back there ends.
     async fn next(&self) -> Result<Option<DeploymentId>, RegistryError> {
         let (registry, key) = (&self.world.registry, &self.environment.key);
-        match registry.awaiting_approval(key).await? {
-            Some(id) => Ok(Some(id)),
-            None => registry.next_queued(key).await,
+        if let Some(id) = registry.awaiting_approval(key).await? {
+            return Ok(Some(id));
         }
+        while let Some(id) = registry.next_queued(key).await? {
+            let Some(stuck) = self.holds_back(id).await? else { return Ok(Some(id)) };
+            self.end_queued(id, Status::Skipped, held_back(stuck)).await?;
+            self.world.tick();
+            tracing::warn!(deployment = id.0, stuck = stuck.0, environment = %key, "held back");
+        }
+        Ok(None)
     }
 
-    /// The newer deployment that a waiting one makes way for.
-    async fn makes_way(&self, id: DeploymentId) -> Result<Option<DeploymentId>, RegistryError> {
-        let (registry, key) = (&self.world.registry, &self.environment.key);
-        if registry.awaiting_approval(key).await? != Some(id) {
-            return Ok(None);
-        }
-        registry.next_queued(key).await
+    /// The stuck deployment because of which one that nobody asked for by name must not begin.
+    async fn holds_back(&self, id: DeploymentId) -> Result<Option<DeploymentId>, RegistryError> {
+        let registry = &self.world.registry;
+        let Some(stuck) = registry.unresolved(&self.environment.key).await? else { return Ok(None) };
+        let explicit = registry.deployment(id).await?.is_some_and(|view| view.trigger.kind.is_explicit());
+        Ok(Some(stuck).filter(|_| !explicit))
     }
 
     async fn run_to_its_end(&self, id: DeploymentId, commands: &mut mpsc::UnboundedReceiver<Command>) {
         let environment = &self.environment.key;
         match self.run_one(id, commands).await {
+            Ok(Status::AwaitingApproval) => {
+                tracing::info!(deployment = id.0, %environment, "goes on waiting for approval")
+            }
             Ok(status) => tracing::info!(deployment = id.0, %environment, %status, "ended"),
             Err(error) => match self.world.registry.saga(id).await {
                 Ok((saga, _)) if saga.is_ended() => {
@@ -267,27 +308,19 @@ impl Worker {
         let closing = &self.closing;
         let run = run::run(Arc::clone(&self.world), Arc::clone(&self.environment), id, cancels, closing);
         let mut run = std::pin::pin!(run);
-        let status = loop {
+        loop {
             tokio::select! {
-                result = &mut run => break result?,
+                result = &mut run => return result,
                 command = commands.recv() => match command {
                     Some(Command::Cancel { id: wanted, by }) if wanted == id => drop(cancel.try_send(by)),
                     Some(Command::Cancel { id: other, by }) => self.cancel_queued(other, &by).await,
                     Some(Command::CancelRunning { by }) => drop(cancel.try_send(by)),
-                    // What was queued meanwhile is looked for after this one; one that only waits for a person's word makes way.
-                    Some(Command::Wake) => {
-                        if let Some(newer) = self.makes_way(id).await? {
-                            drop(cancel.try_send(format!("deployment {newer}, which is newer")));
-                        }
-                    }
-                    None => break run.await?,
+                    // What was queued meanwhile is looked for after this one. (One that waits for a person's word looks by itself.)
+                    Some(Command::Wake) => {}
+                    None => return run.await,
                 },
             }
-        };
-        if status == Status::Succeeded {
-            retire::retire_old(&self.world, &self.environment).await;
         }
-        Ok(status)
     }
 
     /// Tries until the journal can be written again; then the deployment is undone like one whose process died. One that had not
@@ -306,25 +339,31 @@ impl Worker {
     }
 
     async fn cancel_queued(&self, id: DeploymentId, by: &str) {
-        let registry = &self.world.registry;
-        let result: Result<(), RegistryError> = async {
-            let (saga, seq) = registry.saga(id).await?;
-            if saga.phase != Phase::Queued {
-                return Ok(());
-            }
-            let reason = format!("cancelled by {by} while it waited");
-            let event = Event::Ended { status: Status::Cancelled, reason: Some(reason.clone()) };
-            let exit_code = outcome::exit::CANCELLED;
-            let end = End { failed_stage: None, error: Some(reason), exit_code, live: None };
-            registry
-                .append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None })
-                .await?;
-            Ok(())
-        }
-        .await;
+        let result = self.end_queued(id, Status::Cancelled, format!("cancelled by {by} while it waited")).await;
         if let Err(error) = result {
             tracing::warn!(deployment = id.0, %error, "could not be cancelled in the queue");
         }
         self.world.tick();
     }
+
+    /// Ends a deployment that has not begun; one that has is left alone.
+    async fn end_queued(&self, id: DeploymentId, status: Status, reason: String) -> Result<(), RegistryError> {
+        let registry = &self.world.registry;
+        let (saga, seq) = registry.saga(id).await?;
+        if saga.phase != Phase::Queued {
+            return Ok(());
+        }
+        let event = Event::Ended { status, reason: Some(reason.clone()) };
+        let end = End { error: Some(reason), ..outcome::end(status, &saga, &[]) };
+        let entry = Entry { event, facts: Facts::default(), end: Some(end), message: None };
+        registry.append(id, &saga, seq, &entry).await.map(drop)
+    }
+}
+
+/// Why nothing is deployed by itself to an environment whose way back failed.
+fn held_back(stuck: DeploymentId) -> String {
+    format!(
+        "deployment {stuck} is stuck, and nobody has said that it was looked at: nothing is deployed by itself until `refit resolve {stuck} \
+         --reason \"…\"`, which asks the remote again"
+    )
 }

@@ -1,4 +1,5 @@
-//! Asking the remotes: a webhook or hook that never arrived is only a delay.
+//! Asking the remotes: a webhook or hook that never arrived is only a delay, and so is a push that was held back while an environment
+//! was stuck.
 
 use std::{collections::BTreeSet, sync::Weak, time::Duration};
 
@@ -7,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::Queue;
 use crate::{
     config::App,
-    model::{Branch, TriggerKind},
+    model::{Branch, Name, TriggerKind},
     registry::Delivery,
 };
 
@@ -37,7 +38,7 @@ pub(super) async fn watch(queue: Weak<Queue>, closing: CancellationToken) {
 }
 
 /// Announces the tip of every branch that an environment follows; the settler knows what is deployed already.
-async fn ask(queue: &Queue, app: &App) {
+pub(super) async fn ask(queue: &Queue, app: &App) {
     let Some(environment) = app.environments.first() else { return };
     let branches: BTreeSet<Branch> = app.environments.iter().map(|e| e.branch.clone()).collect();
     let branches: Vec<Branch> = branches.into_iter().collect();
@@ -48,7 +49,7 @@ async fn ask(queue: &Queue, app: &App) {
     for (branch, tip) in tips {
         let delivery = Delivery {
             source: TriggerKind::Reconcile,
-            delivery: format!("{}@{branch}", tip.as_str()),
+            delivery: format!("{}@{branch}{}", tip.as_str(), round(queue, app, &branch).await),
             app: app.name.clone(),
             branch,
             commit: tip,
@@ -57,6 +58,21 @@ async fn ask(queue: &Queue, app: &App) {
         };
         if let Err(error) = queue.receive(delivery).await {
             tracing::error!(app = %app.name, %error, "a push that was found could not be noted");
+        }
+    }
+}
+
+/// A tip is announced once, however often it is found. After an environment of the branch was resolved it is announced once more: what was
+/// held back until then must not pass for a repetition. (In the registry, so that it does not matter which process finds it.)
+async fn round(queue: &Queue, app: &App, branch: &Branch) -> String {
+    let following = app.environments.iter().filter(|e| e.branch == *branch);
+    let names: Vec<Name> = following.map(|e| e.key.environment.clone()).collect();
+    match queue.world.registry.count_resolved(&app.name, &names).await {
+        Ok(0) => String::new(),
+        Ok(count) => format!("~{count}"),
+        Err(error) => {
+            tracing::warn!(app = %app.name, %error, "what was held back is looked for at the next interval");
+            String::new()
         }
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::{Row, Sqlite, Transaction};
 
 use super::{Registry, Result, from_json, parse, query, time, to_json};
-use crate::model::{DeploymentId, EnvironmentKey, RollbackKind};
+use crate::model::{DeploymentId, EnvironmentKey, Name, Resolution, RollbackKind};
 
 /// What a rollback is to do: written with the deployment that does it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -36,14 +36,6 @@ pub struct Decision {
     pub approved: bool,
     pub by: String,
     pub reason: Option<String>,
-    pub at: Timestamp,
-}
-
-/// That a person has looked at a stuck deployment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Resolution {
-    pub by: String,
-    pub reason: String,
     pub at: Timestamp,
 }
 
@@ -99,10 +91,31 @@ impl Registry {
         Ok(ids.into_iter().map(DeploymentId).collect())
     }
 
-    /// Writes what a person said; the first word counts and is what is returned.
-    pub async fn decide(&self, deployment: DeploymentId, decision: &Decision) -> Result<Decision> {
+    /// Releases that a person may need who looks at a stuck deployment: its own, the one that was live, and where a rollback went.
+    pub async fn looked_at(&self, key: &EnvironmentKey) -> Result<Vec<DeploymentId>> {
+        let rows = sqlx::query(
+            "SELECT d.id, d.previous, r.target FROM deployments AS d LEFT JOIN rollbacks AS r ON r.deployment = d.id
+             WHERE d.app = ? AND d.environment = ? AND d.status = 'stuck'
+             AND NOT EXISTS (SELECT 1 FROM resolutions AS s WHERE s.deployment = d.id)",
+        )
+        .bind(key.app.as_str())
+        .bind(key.environment.as_str())
+        .fetch_all(&self.read)
+        .await
+        .map_err(query("read deployments"))?;
+        let ids = rows.iter().flat_map(|row| {
+            ["id", "previous", "target"].map(|column| row.get::<Option<i64>, _>(column).map(DeploymentId))
+        });
+        Ok(ids.flatten().collect())
+    }
+
+    /// Writes what was said to a deployment that waits for it; the first word counts and is what is returned. `None`: it does not wait
+    /// (any more), and nothing was said before.
+    pub async fn decide(&self, deployment: DeploymentId, decision: &Decision) -> Result<Option<Decision>> {
+        // One statement: what is written here was said while it waited.
         sqlx::query(
-            "INSERT INTO approvals (deployment, approved, by, reason, at) VALUES (?, ?, ?, ?, ?)
+            "INSERT INTO approvals (deployment, approved, by, reason, at)
+             SELECT id, ?2, ?3, ?4, ?5 FROM deployments WHERE id = ?1 AND status = 'awaiting_approval'
              ON CONFLICT (deployment) DO NOTHING",
         )
         .bind(deployment.0)
@@ -113,7 +126,7 @@ impl Registry {
         .execute(&self.write)
         .await
         .map_err(query("write an approval"))?;
-        Ok(self.decision(deployment).await?.unwrap_or_else(|| decision.clone()))
+        self.decision(deployment).await
     }
 
     pub async fn decision(&self, deployment: DeploymentId) -> Result<Option<Decision>> {
@@ -130,10 +143,14 @@ impl Registry {
         }))
     }
 
-    /// Writes that a stuck deployment was looked at; the first word counts and is what is returned.
+    /// Writes that a stuck deployment was looked at, and with it the environment: older ones that nobody has looked at are resolved
+    /// too. The first word counts and is what is returned.
     pub async fn resolve(&self, deployment: DeploymentId, resolution: &Resolution) -> Result<Resolution> {
         sqlx::query(
-            "INSERT INTO resolutions (deployment, by, reason, at) VALUES (?, ?, ?, ?) ON CONFLICT (deployment) DO NOTHING",
+            "INSERT INTO resolutions (deployment, by, reason, at)
+             SELECT d.id, ?2, ?3, ?4 FROM deployments AS d JOIN deployments AS named ON named.id = ?1
+             WHERE d.app = named.app AND d.environment = named.environment AND d.id <= named.id AND d.status = 'stuck'
+             ON CONFLICT (deployment) DO NOTHING",
         )
         .bind(deployment.0)
         .bind(&resolution.by)
@@ -166,6 +183,19 @@ impl Registry {
         .await
         .map_err(query("read deployments"))?;
         Ok(id.map(DeploymentId))
+    }
+
+    /// How many deployments of these environments of an app were resolved so far.
+    pub async fn count_resolved(&self, app: &Name, environments: &[Name]) -> Result<i64> {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM resolutions AS r JOIN deployments AS d ON d.id = r.deployment
+             WHERE d.app = ? AND d.environment IN (SELECT value FROM json_each(?))",
+        )
+        .bind(app.as_str())
+        .bind(to_json("names", &environments)?)
+        .fetch_one(&self.read)
+        .await
+        .map_err(query("read resolutions"))
     }
 }
 

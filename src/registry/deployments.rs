@@ -9,10 +9,10 @@ use super::{
 };
 use crate::{
     model::{
-        CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackView, Stage, StageStatus, StageView, Status,
-        Trigger,
+        ApprovalState, ApprovalView, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Resolution, RollbackView,
+        Stage, StageStatus, StageView, Status, Trigger,
     },
-    pipeline::journal::{Event, Recorded, Saga},
+    pipeline::journal::{Approval, Event, Recorded, Saga},
 };
 
 /// A deployment that enters the queue.
@@ -100,7 +100,8 @@ impl Registry {
     /// The deployment that waits in an environment's queue.
     pub async fn next_queued(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
         let id: Option<i64> = sqlx::query_scalar(
-            "SELECT max(id) FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'",
+            "SELECT max(id) FROM deployments
+             WHERE app = ? AND environment = ? AND status = 'queued' AND finished_at IS NULL",
         )
         .bind(key.app.as_str())
         .bind(key.environment.as_str())
@@ -113,7 +114,8 @@ impl Registry {
     /// The deployment of an environment that waits for a person's word.
     pub async fn awaiting_approval(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
         let id: Option<i64> = sqlx::query_scalar(
-            "SELECT min(id) FROM deployments WHERE app = ? AND environment = ? AND status = 'awaiting_approval'",
+            "SELECT min(id) FROM deployments
+             WHERE app = ? AND environment = ? AND status = 'awaiting_approval' AND finished_at IS NULL",
         )
         .bind(key.app.as_str())
         .bind(key.environment.as_str())
@@ -181,30 +183,34 @@ impl Registry {
 
     pub async fn deployments(&self, filter: &Filter) -> Result<Vec<DeploymentView>> {
         let mut sql: QueryBuilder<Sqlite> = QueryBuilder::new(SELECT);
-        sql.push(" WHERE true");
-        if let Some(app) = &filter.app {
-            sql.push(" AND d.app = ").push_bind(app);
-        }
-        if let Some(environment) = &filter.environment {
-            sql.push(" AND d.environment = ").push_bind(environment);
-        }
-        if let Some(status) = filter.status {
-            sql.push(" AND d.status = ").push_bind(status.as_str());
-        }
-        if let Some(commit) = &filter.commit {
-            sql.push(" AND d.commit_id = ").push_bind(commit.as_str());
-        }
-        if let Some(since) = filter.since {
-            sql.push(" AND d.queued_at >= ").push_bind(since.as_millisecond());
-        }
-        if let Some(before) = filter.before {
-            sql.push(" AND d.id < ").push_bind(before.0);
-        }
-        sql.push(" ORDER BY d.id DESC LIMIT ").push_bind(filter.limit.map_or(-1, i64::from));
+        filter.push_conditions(&mut sql, "d.");
         let rows = sql.build().fetch_all(&self.read).await.map_err(query("read deployments"))?;
         let ids: Vec<DeploymentId> = rows.iter().map(|row| DeploymentId(row.get("id"))).collect();
         let mut events = self.events_of(&ids).await?;
         rows.iter().zip(ids).map(|(row, id)| view(row, &events.remove(&id).unwrap_or_default())).collect()
+    }
+}
+
+impl Filter {
+    /// Its conditions, the order and the limit, on columns of a table of that prefix.
+    pub(super) fn push_conditions(&self, sql: &mut QueryBuilder<Sqlite>, prefix: &str) {
+        sql.push(" WHERE true");
+        let mut text = |column: &str, value: Option<&str>| {
+            if let Some(value) = value {
+                sql.push(format!(" AND {prefix}{column} = ")).push_bind(value.to_owned());
+            }
+        };
+        text("app", self.app.as_deref());
+        text("environment", self.environment.as_deref());
+        text("status", self.status.map(Status::as_str));
+        text("commit_id", self.commit.as_ref().map(CommitId::as_str));
+        if let Some(since) = self.since {
+            sql.push(format!(" AND {prefix}queued_at >= ")).push_bind(since.as_millisecond());
+        }
+        if let Some(before) = self.before {
+            sql.push(format!(" AND {prefix}id < ")).push_bind(before.0);
+        }
+        sql.push(format!(" ORDER BY {prefix}id DESC LIMIT ")).push_bind(self.limit.map_or(-1, i64::from));
     }
 }
 
@@ -245,13 +251,25 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
         undone: undone(events),
         freed: row.get::<Option<i64>, _>("freed").map(i64::unsigned_abs),
         rollback: rollback_view(row)?,
+        retired: from_json("retired releases", row.get("retired"))?,
+        approval: approval(row, &saga, events),
+        resolved: optional("resolved_by").map(|by| Resolution {
+            by,
+            reason: optional("resolved_reason").unwrap_or_default(),
+            at: time(row.get::<Option<i64>, _>("resolved_at").unwrap_or_default()),
+        }),
     })
 }
 
 const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
-        r.kind AS rollback_kind, r.target AS rollback_target, r.reason AS rollback_reason,
-        r.forced AS rollback_forced, r.backup AS rollback_backup, r.checks AS rollback_checks
-     FROM deployments AS d LEFT JOIN rollbacks AS r ON r.deployment = d.id";
+        back.kind AS rollback_kind, back.target AS rollback_target, back.reason AS rollback_reason,
+        back.forced AS rollback_forced, back.backup AS rollback_backup, back.checks AS rollback_checks,
+        a.by AS said_by, a.reason AS said_why, a.at AS said_at,
+        r.by AS resolved_by, r.reason AS resolved_reason, r.at AS resolved_at,
+        (SELECT json_group_array(gone.deployment) FROM releases AS gone WHERE gone.retired_by = d.id) AS retired
+    FROM deployments AS d
+        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS r ON r.deployment = d.id
+        LEFT JOIN rollbacks AS back ON back.deployment = d.id";
 
 fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
     let Some(kind) = row.get::<Option<String>, _>("rollback_kind") else { return Ok(None) };
@@ -265,7 +283,33 @@ fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
     }))
 }
 
-fn key_of(row: &SqliteRow) -> Result<EnvironmentKey> {
+/// What became of the request for approval is in the journal; who said it when, which may be long before a process could act on
+/// it, in the row.
+fn approval(row: &SqliteRow, saga: &Saga, events: &[Recorded]) -> Option<ApprovalView> {
+    let (requested_at, expires_at) = events.iter().find_map(|r| match &r.event {
+        Event::ApprovalRequested { expires_at } => Some((r.at, *expires_at)),
+        _ => None,
+    })?;
+    let expired = events.iter().any(|r| matches!(r.event, Event::ApprovalRefused { expired: true, .. }));
+    let state = match saga.approval {
+        Approval::Given => ApprovalState::Approved,
+        Approval::Refused if expired => ApprovalState::Expired,
+        Approval::Refused => ApprovalState::Rejected,
+        Approval::NotAsked | Approval::Waiting { .. } if saga.failure.is_some() => ApprovalState::Cancelled,
+        Approval::NotAsked | Approval::Waiting { .. } => ApprovalState::Waiting,
+    };
+    let said = matches!(state, ApprovalState::Approved | ApprovalState::Rejected);
+    Some(ApprovalView {
+        state,
+        by: row.get::<Option<String>, _>("said_by").filter(|_| said),
+        reason: row.get::<Option<String>, _>("said_why").filter(|_| said),
+        at: row.get::<Option<i64>, _>("said_at").filter(|_| said).map(time),
+        requested_at,
+        expires_at,
+    })
+}
+
+pub(super) fn key_of(row: &SqliteRow) -> Result<EnvironmentKey> {
     Ok(EnvironmentKey {
         app: parse("app", row.get("app"))?,
         environment: parse("environment", row.get("environment"))?,

@@ -9,6 +9,8 @@
 //! - `journal`: appending events, each with what it changes elsewhere, in one transaction.
 //! - `releases`: what was live and healthy, and what is live now.
 //! - `decisions`: what people said: rollbacks, approvals, resolutions.
+//! - `standing`: all that is known of one environment, as of one moment.
+//! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
 //! - `outbox`: messages, written with the state they report.
 
 use std::{fs::File, path::Path, time::Duration};
@@ -26,13 +28,16 @@ mod inbox;
 mod journal;
 mod outbox;
 mod releases;
+mod rollbacks;
+mod standing;
 
-pub use decisions::{Decision, LastRollback, Resolution, RollbackOrder};
+pub use decisions::{Decision, LastRollback, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts, NewMessage};
 pub use outbox::Message;
 pub use releases::Release;
+pub use standing::{Known, Standing};
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/registry/migrations");
 

@@ -87,24 +87,43 @@ impl Registry {
         rows.iter().map(|row| Ok((release_of(row)?, row.get("retired")))).collect()
     }
 
-    /// Whether any environment still needs an artefact.
-    pub async fn artefact_in_use(&self, artefact: &str) -> Result<bool> {
-        sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM releases WHERE artefact = ? AND retired_at IS NULL)")
-            .bind(artefact)
-            .fetch_one(&self.read)
-            .await
-            .map_err(query("read releases"))
+    /// Whether anything but deployment `except` needs an artefact: a release of any environment, a deployment that has not ended, or
+    /// one that is stuck and that a person is to look at.
+    pub async fn artefact_in_use(&self, artefact: &str, except: Option<DeploymentId>) -> Result<bool> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM releases WHERE artefact = ?1 AND retired_at IS NULL AND deployment <> ?2)
+                 OR EXISTS (SELECT 1 FROM deployments AS d WHERE image = ?1 AND id <> ?2 AND (finished_at IS NULL
+                    OR status = 'stuck' AND NOT EXISTS (SELECT 1 FROM resolutions AS r WHERE r.deployment = d.id)))",
+        )
+        .bind(artefact)
+        .bind(except.map_or(0, |id| id.0))
+        .fetch_one(&self.read)
+        .await
+        .map_err(query("read releases"))
     }
 
-    /// Notes that a release's instance and artefact are gone.
-    pub async fn retire(&self, deployment: DeploymentId) -> Result<()> {
-        sqlx::query("UPDATE releases SET retired_at = ? WHERE deployment = ?")
+    /// Notes that a release's instance and artefact are gone, `freed` bytes with them, at the end of deployment `by`.
+    pub async fn retire(&self, deployment: DeploymentId, by: DeploymentId, freed: u64) -> Result<()> {
+        sqlx::query("UPDATE releases SET retired_at = ?, retired_by = ?, freed = ? WHERE deployment = ?")
             .bind(now_ms())
+            .bind(by.0)
+            .bind(i64::try_from(freed).unwrap_or(i64::MAX))
             .bind(deployment.0)
             .execute(&self.write)
             .await
             .map_err(query("retire a release"))?;
         Ok(())
+    }
+
+    /// The releases that went at the end of a deployment, oldest first, and the bytes that gave back.
+    pub async fn retired_by(&self, by: DeploymentId) -> Result<Vec<(DeploymentId, u64)>> {
+        let rows = sqlx::query("SELECT deployment, freed FROM releases WHERE retired_by = ? ORDER BY deployment")
+            .bind(by.0)
+            .fetch_all(&self.read)
+            .await
+            .map_err(query("read releases"))?;
+        let freed = |row: &SqliteRow| row.get::<Option<i64>, _>("freed").map_or(0, i64::unsigned_abs);
+        Ok(rows.iter().map(|row| (DeploymentId(row.get("deployment")), freed(row))).collect())
     }
 }
 
@@ -115,7 +134,8 @@ pub(super) async fn make_live(tx: &mut Transaction<'_, Sqlite>, release: &Releas
          VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)
          -- A release that came back: its instance may have been made again.
          ON CONFLICT (deployment) DO UPDATE SET
-            instance = excluded.instance, live_since = excluded.live_since, retired_at = NULL",
+            instance = excluded.instance, live_since = excluded.live_since,
+            retired_at = NULL, retired_by = NULL, freed = NULL",
     )
     .bind(release.deployment.0)
     .bind(release.key.app.as_str())
@@ -142,7 +162,7 @@ pub(super) async fn make_live(tx: &mut Transaction<'_, Sqlite>, release: &Releas
     Ok(())
 }
 
-fn release_of(row: &SqliteRow) -> Result<Release> {
+pub(super) fn release_of(row: &SqliteRow) -> Result<Release> {
     Ok(Release {
         deployment: DeploymentId(row.get("deployment")),
         key: EnvironmentKey {

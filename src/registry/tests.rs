@@ -196,9 +196,20 @@ async fn a_success_is_live_in_the_same_commit() -> Done {
     registry.append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message: None }).await?;
     assert_eq!(registry.live(&key()).await?, Some(release));
     assert!(registry.deployment(id).await?.unwrap().live);
-    assert!(registry.artefact_in_use("sha256:1").await?);
-    registry.retire(id).await?;
-    assert!(!registry.artefact_in_use("sha256:1").await?);
+    assert!(registry.artefact_in_use("sha256:1", None).await?);
+    assert!(!registry.artefact_in_use("sha256:1", Some(id)).await?);
+    let by = registry.enqueue(&new_deployment('2')).await?;
+    registry.retire(id, by, 7).await?;
+    assert!(!registry.artefact_in_use("sha256:1", None).await?);
+    assert_eq!(registry.retired_by(by).await?, [(id, 7)]);
+    assert_eq!(registry.deployment(by).await?.unwrap().retired, [id]);
+
+    // A deployment that has not ended may have found it built, and brings it up in a moment.
+    let facts = Facts { image: Some("sha256:1".into()), ..Facts::default() };
+    let begun = Entry { facts, ..Event::Begun { previous: None, rollback_to: None }.into() };
+    registry.append(by, &Saga::default(), 0, &begun).await?;
+    assert!(registry.artefact_in_use("sha256:1", None).await?);
+    assert!(!registry.artefact_in_use("sha256:1", Some(by)).await?);
     Ok(())
 }
 

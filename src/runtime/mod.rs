@@ -17,7 +17,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -30,6 +30,9 @@ use crate::{
 
 pub mod docker;
 pub mod process;
+mod sight;
+
+pub use sight::{SeenArtefact, SeenHelper, SeenInstance, Sight};
 
 /// What a long call logs to and is cancelled by.
 #[derive(Debug, Clone)]
@@ -47,6 +50,8 @@ pub mod label {
     pub const ROLE: &str = "refit.role";
     /// What the image was built from: see `docker::build`.
     pub const BUILD_KEY: &str = "refit.build-key";
+    /// What a stage of a Dockerfile begins with: see `docker::dockerfile`.
+    pub const STAGE: &str = "refit.stage";
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -258,11 +263,18 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Removes it for good (killing it if it runs), and for an instance that is gone does nothing.
     async fn remove(&self, instance: &Instance) -> Result<()>;
 
-    /// Removes an artefact that no instance uses. Bytes given back, as far as the engine says.
+    /// Bytes that removing the instance gives back, as far as the engine says.
+    async fn size(&self, instance: &Instance) -> Result<u64>;
+
+    /// Removes an artefact that no instance uses. Bytes given back, as far as the engine says; never more than that.
     async fn remove_artefact(&self, id: &str) -> Result<u64>;
 
     /// Every instance of this environment that carries our labels.
     async fn instances(&self, key: &EnvironmentKey) -> Result<Vec<Instance>>;
+
+    /// Everything that carries our labels for this environment: instances with what they do, helpers, artefacts. Lists only, so it
+    /// costs the same few calls however much there is.
+    async fn sight(&self, key: &EnvironmentKey) -> Result<Sight>;
 
     /// Removes helpers (test and migrate one-offs) that a deployment left behind: after a crash.
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>>;
@@ -308,6 +320,19 @@ pub trait ContainerExec: Send + Sync + std::fmt::Debug {
         container: &str,
         command: &[String],
         env: &[(&str, &Secret)],
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+        job: &Job,
+    ) -> Result<ExecOutcome>;
+
+    /// The same for a command that reads: `source` is streamed into its standard input while its output is taken, and its end closes the
+    /// input. A command may end without reading everything. If the source fails, the command is ended. Whoever streams must not rely
+    /// on that: to the command, the end of this process looks like the end of its input.
+    async fn exec_through(
+        &self,
+        container: &str,
+        command: &[String],
+        env: &[(&str, &Secret)],
+        source: &mut (dyn AsyncRead + Send + Unpin),
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         job: &Job,
     ) -> Result<ExecOutcome>;

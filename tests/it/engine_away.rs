@@ -12,7 +12,7 @@ use std::{
     thread,
 };
 
-use crate::support::{Site, http};
+use crate::support::{Site, docker, http, poll};
 
 /// A Unix socket before the engine's, which can be cut.
 struct Proxy {
@@ -101,6 +101,24 @@ fn docker_is_down_at_the_daemons_start_and_comes_back() {
     site.expect_page("one");
     let health = http(site.http, "GET", "/_deploy/health", &[], b"").unwrap();
     assert_eq!(health.status, 200, "{health:?}");
+}
+
+#[test]
+fn docker_comes_back_and_what_nobody_recorded_is_put_in_order() {
+    let mut site = Site::docker();
+    site.push("first");
+    site.deploy(0);
+    let name = site.containers(true).pop().unwrap();
+    docker(&["stop", "--time", "1", &name]);
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    proxy.cut();
+    site = site.env("DOCKER_HOST", &proxy.host());
+    site.serve();
+    assert!(site.daemon_log().contains("looked for again"), "{}", site.daemon_log());
+    assert_eq!(site.page(), None);
+    proxy.mend();
+    poll(|| site.page()).expect("it is started");
+    site.expect_page("one");
 }
 
 #[test]

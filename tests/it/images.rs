@@ -62,7 +62,26 @@ fn docker_ten_deployments_leave_no_more_images_than_releases_and_the_cache_need(
         let count = |line| ran(log, line);
         let first = usize::from(n == 0);
         assert_eq!([count("deps-were-made"), count("tools-were-made"), count("compiled")], [first, first, 1], "{log}");
-        assert_eq!(log.contains("Using cache"), n > 0 || log.contains("waiting for the stages"), "{log}");
+        assert!(log.contains("Using cache"), "{log}");
+    }
+}
+
+/// The test's stage and the app's begin with the same image, and with another step or the same one. Both are in the cache.
+#[test]
+fn docker_stages_that_begin_with_the_same_image_are_all_found_again() {
+    for same in ["", "WORKDIR /app\n"] {
+        let site = Site::docker().with("[[test]]\nname = \"unit\"\ntarget = \"test\"\nrun = \"sh test.sh\"");
+        let dockerfile = format!(
+            "FROM refit-test/busybox:1 AS test\n{same}RUN echo tools-were-made\nCOPY . /app\nWORKDIR /app\n\
+             FROM refit-test/busybox:1\n{same}RUN echo app-was-prepared\nCOPY . /app\nCMD [\"sh\", \"/app/run.sh\"]\n"
+        );
+        site.write("Dockerfile", &dockerfile);
+        for ran_once in [1, 0] {
+            site.version(&format!("{ran_once}"));
+            site.push("another page");
+            let log = site.log_of(&site.deploy(0));
+            assert_eq!([ran(&log, "tools-were-made"), ran(&log, "app-was-prepared")], [ran_once; 2], "{log}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use refit::{
-    runtime::{Instance, InstanceState, Runtime},
+    runtime::{Instance, InstanceState, Runtime, SeenInstance},
     secret::Secret,
 };
 
@@ -54,10 +54,16 @@ async fn every_step_of_the_life_of_an_instance_may_be_made_twice() {
     let outcome = runtime.exec(&instance, &command, LONG).await.unwrap();
     assert_eq!((outcome.code, outcome.output), (4, vec!["hello".to_owned(), "hunter22".to_owned()]));
     assert_eq!(runtime.instances(&fixture.environment.key).await.unwrap(), std::slice::from_ref(&instance));
+    let sight = async || runtime.sight(&fixture.environment.key).await.unwrap();
+    let seen = |runs| SeenInstance { instance: instance.clone(), commit: None, runs };
+    assert_eq!(sight().await.instances, [seen(true)]);
+    let artefacts: Vec<_> = sight().await.artefacts.into_iter().map(|artefact| artefact.id).collect();
+    assert_eq!(artefacts, std::slice::from_ref(&instance.id));
 
     for _ in 0..2 {
         runtime.stop(&instance, LONG).await.unwrap();
         assert_eq!(fixture.inspect(&instance).await, exited(143));
+        assert_eq!(sight().await.instances, [seen(false)]);
         assert_eq!(fixture.marked(), Vec::<i64>::new());
     }
     assert!(runtime.exec(&instance, &command, LONG).await.is_err());

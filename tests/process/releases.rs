@@ -6,7 +6,7 @@ use refit::{
     log::DeploymentLog,
     model::DeploymentId,
     redact::Redactor,
-    runtime::{Job, Runtime, RuntimeError},
+    runtime::{Job, Runtime, RuntimeError, SeenHelper},
     secret::Secret,
 };
 use tokio_util::sync::CancellationToken;
@@ -197,6 +197,8 @@ async fn what_a_killed_daemon_left_is_swept() {
     let (runtime, key) = (&fixture.runtime, &fixture.environment.key);
     assert_eq!(runtime.sweep(key, DeploymentId(2)).await.unwrap(), Vec::<String>::new());
     assert!(alive(pid), "another deployment's");
+    let helper = SeenHelper { name: "1-test-unit".to_owned(), deployment: DeploymentId(1) };
+    assert_eq!(runtime.sight(key).await.unwrap().helpers, [helper], "its directory and its record are one");
     assert_eq!(runtime.sweep(key, DeploymentId(1)).await.unwrap(), ["1-test-unit"]);
     assert!(!alive(pid));
     assert_eq!(std::fs::read_dir(&scratch).unwrap().count(), 0);

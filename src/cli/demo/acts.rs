@@ -253,7 +253,7 @@ impl Stagehands<'_> {
         self.voice.command(&format!("refit logs -f {id}"))?;
         let daemon = Daemon::connect(&self.scene.state_dir().join("refit.sock")).await;
         let daemon = daemon.ok_or_else(|| CliError::io("the daemon", "it does not answer on its socket"))?;
-        let mut narrator = Narrator::default();
+        let mut narrator = Narrator::new(id);
         let mut updates = daemon.follow(id, 0);
         while let Some(update) = updates.next().await {
             let Update::Event(recorded) = update? else { break };

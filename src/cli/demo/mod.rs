@@ -225,7 +225,8 @@ async fn show(context: &Context, scene: &Scene) -> Result<()> {
     super::status::run(&there, &StatusArgs { target: target(), format: format() }).await?;
     voice.blank()?;
     voice.command("refit history")?;
-    let all = HistoryArgs { target: target(), status: None, limit: 20, since: None, format: format() };
+    let all =
+        HistoryArgs { target: target(), rollbacks: false, status: None, limit: 20, since: None, format: format() };
     super::history::run(&there, &all).await?;
     Ok(())
 }

@@ -15,7 +15,9 @@ use super::{
 use crate::{
     config::{Config, MissingSecrets},
     control::{ControlError, Observer, Options},
-    registry::{Registry, Release},
+    model::EnvironmentKey,
+    pipeline::orphans::Look,
+    registry::Registry,
 };
 
 mod engine;
@@ -77,28 +79,65 @@ pub async fn run(context: &Context, args: &FormatArgs) -> Result<u8> {
     Ok(if failed { exit::UNAVAILABLE } else { exit::OK })
 }
 
-/// The store, where there is one, and what it knows of that the configuration does not.
+/// The store, where there is one; what it knows of that the configuration does not, and what runs that it does not explain.
 async fn store(config: std::sync::Arc<Config>, options: &Options) -> Vec<Finding> {
     let path = config.server.registry();
     let check = "registry";
-    let strays = async {
-        let Some(registry) = Registry::open_existing(&path).await? else { return Ok(None) };
-        registry.ping().await?;
-        Observer::new(config, Some(registry), options)?.strays().await.map(Some)
-    };
-    match strays.await {
-        Ok(None) => Vec::new(),
-        Ok(Some(strays)) => {
-            let left = |release: &Release| {
-                let detail = "is live, and not in the configuration any more";
-                Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))
-            };
-            std::iter::once(Finding::ok(check, path.display().to_string())).chain(strays.iter().map(left)).collect()
+    let mut findings = Vec::new();
+    let looked: std::result::Result<(), ControlError> = async {
+        let registry = Registry::open_existing(&path).await?;
+        if let Some(registry) = &registry {
+            registry.ping().await?;
+            findings.push(Finding::ok(check, path.display().to_string()));
+            findings.extend(stuck(&config, registry).await?);
         }
-        Err(ControlError::Registry(error)) => vec![Finding::fail(check, error.to_string(), error.hint())],
-        // Docker's address, which has a finding of its own.
-        Err(_) => Vec::new(),
+        let observer = Observer::new(config, registry, options)?;
+        findings.extend(observer.strays().await?.iter().map(|release| {
+            let detail = "is live, and not in the configuration any more";
+            Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))
+        }));
+        findings.extend(leftovers(&observer.leftovers().await?));
+        Ok(())
     }
+    .await;
+    if let Err(ControlError::Registry(error)) = looked {
+        findings.push(Finding::fail(check, error.to_string(), error.hint()));
+    }
+    // Any other error is Docker's address, which has a finding of its own.
+    findings
+}
+
+/// What would be put in order at the daemon's next start, and what waits for a person.
+fn leftovers(looks: &[(EnvironmentKey, Look)]) -> Vec<Finding> {
+    let of = |(key, look): &(EnvironmentKey, Look)| {
+        let check = format!("leftovers {key}");
+        let acts = look.plan.actions.iter().map(|action| {
+            let fix = format!("restart the daemon: it is {} then", action.done());
+            Finding::warn(check.clone(), action.to_string(), fix)
+        });
+        let told = look.plan.findings.iter().map(|found| Finding::warn(check.clone(), found.to_string(), found.fix()));
+        let away = look.away.iter().map(|why| {
+            Finding::warn(check.clone(), format!("cannot be looked for: {why}"), "run doctor again when it answers")
+        });
+        acts.chain(told).chain(away).collect::<Vec<_>>()
+    };
+    let found: Vec<Finding> = looks.iter().flat_map(of).collect();
+    if found.is_empty() { vec![Finding::ok("leftovers", "none")] } else { found }
+}
+
+/// Environments to which nothing is deployed by itself, because nobody has looked at a stuck deployment.
+async fn stuck(config: &Config, registry: &Registry) -> std::result::Result<Vec<Finding>, ControlError> {
+    let mut findings = Vec::new();
+    for environment in config.environments() {
+        if let Some(id) = registry.unresolved(&environment.key).await? {
+            findings.push(Finding::fail(
+                format!("stuck {}", environment.key),
+                format!("deployment {id} could not be undone; pushes are not deployed"),
+                format!("`refit report {id}` says what to do; then `refit resolve {id} --reason \"…\"`"),
+            ));
+        }
+    }
+    Ok(findings)
 }
 
 /// The configuration, as far as it can be read; what is wrong with it becomes findings.

@@ -19,6 +19,7 @@ use crate::{
     },
     control::Update,
     model::{DeploymentId, Name},
+    pipeline::journal::Event,
     registry::Registry,
 };
 
@@ -112,7 +113,7 @@ fn announce(context: &Context, outcomes: &[PushOutcome]) -> Result<Vec<Deploymen
 }
 
 async fn watch(context: &Context, daemon: &Daemon, registry: Option<&Registry>, id: DeploymentId) -> Result<()> {
-    let mut narrator = Narrator::default();
+    let mut narrator = Narrator::new(id);
     let mut updates = daemon.follow(id, 0);
     while let Some(update) = updates.next().await {
         match update? {
@@ -121,6 +122,10 @@ async fn watch(context: &Context, daemon: &Daemon, registry: Option<&Registry>, 
                     && !text.is_empty()
                 {
                     say(context, &text)?;
+                }
+                // That may take a day; the push itself is taken.
+                if matches!(recorded.event, Event::ApprovalRequested { .. }) {
+                    return say(context, &format!("not watching any longer: `refit logs -f {id}` does"));
                 }
             }
             Update::End { deployment } => {

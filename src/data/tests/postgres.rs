@@ -22,7 +22,7 @@ su postgres -c '
 "#;
 
 /// A container that goes when this does.
-struct Container(String);
+pub(super) struct Container(pub String);
 
 impl Container {
     fn run(image: &str, command: &[&str]) -> Self {
@@ -34,29 +34,29 @@ impl Container {
         Self(name)
     }
 
-    async fn postgres() -> Self {
+    pub(super) async fn postgres() -> Self {
         let container = Self::run("refit-test/postgres:15", &["sh", "-c", START]);
         until("PostgreSQL answers", || container.try_psql("postgres", "SELECT 1").status.success()).await;
         container
     }
 
-    fn exec(&self, command: &[&str]) -> Output {
+    pub(super) fn exec(&self, command: &[&str]) -> Output {
         Command::new("docker").args(["exec", &self.0]).args(command).output().unwrap()
     }
 
-    fn try_psql(&self, database: &str, sql: &str) -> Output {
+    pub(super) fn try_psql(&self, database: &str, sql: &str) -> Output {
         let database = format!("--dbname=dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"));
         self.exec(&["psql", "-XAtq", "-v", "ON_ERROR_STOP=1", "-U", "postgres", &database, "-c", sql])
     }
 
-    fn psql(&self, database: &str, sql: &str) -> String {
+    pub(super) fn psql(&self, database: &str, sql: &str) -> String {
         let out = self.try_psql(database, sql);
         assert!(out.status.success(), "{sql}: {out:?}");
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     }
 
     /// Command lines of everything that runs in it.
-    fn processes(&self) -> String {
+    pub(super) fn processes(&self) -> String {
         let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline; echo; done 2>/dev/null; true";
         String::from_utf8_lossy(&self.exec(&["sh", "-c", script]).stdout).into_owned()
     }
@@ -72,7 +72,7 @@ impl Drop for Container {
     }
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(super) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !holds() {
         assert!(begun.elapsed() < LONG, "waited in vain until {what}");
@@ -80,18 +80,18 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-fn engine() -> Engine {
+pub(super) fn engine() -> Engine {
     Engine::connect(None).unwrap()
 }
 
-fn formats(container: &str, database: &str) -> Vec<Backup> {
+pub(super) fn formats(container: &str, database: &str) -> Vec<Backup> {
     let plain = backup("plain", postgres_in(container, database, PostgresFormat::Plain));
     let custom = backup("custom", postgres_in(container, database, PostgresFormat::Custom));
     let none = Backup { compression: Compression::None, name: "none".parse().unwrap(), ..custom.clone() };
     vec![plain, custom, none]
 }
 
-const AWKWARD: &str = r#"
+pub(super) const AWKWARD: &str = r#"
 CREATE SCHEMA "Odd Schema; --";
 CREATE TYPE mood AS ENUM ('gut', '😀');
 CREATE TABLE "Odd Schema; --"."ta""ble 'x' \ $$" (
@@ -110,7 +110,7 @@ SELECT lo_from_bytea(424242, decode(repeat('00ff10', 3000), 'hex'));
 "#;
 
 /// One line a thing that must come through.
-const FINGERPRINT: &str = r#"
+pub(super) const FINGERPRINT: &str = r#"
 SELECT md5(string_agg(t::text, '|' ORDER BY id)) FROM "Odd Schema; --"."ta""ble 'x' \ $$" t;
 SELECT count(*) FROM nothing;
 SELECT nextval('tickets'), nextval('"Odd Schema; --"."ta""ble ''x'' \ $$_id_seq"'), setval('tickets', 1007), twice(21);

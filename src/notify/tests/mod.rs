@@ -18,7 +18,7 @@ use crate::{
         journal::{Event, FailureKind},
         outcome,
     },
-    registry::{Entry, Facts, NewDeployment, NewMessage, Registry, Release},
+    registry::{Decision, Entry, Facts, NewDeployment, NewMessage, Registry, Release},
     runtime::Instance,
     test_ports as ports,
 };

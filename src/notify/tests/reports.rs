@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::{telegram::html, *};
 use crate::{
-    model::{DeploymentView, RollbackKind, RollbackView, StageStatus, StageView},
+    model::{ApprovalState, ApprovalView, DeploymentView, RollbackKind, RollbackView, StageStatus, StageView},
     notify::{Report, words::units},
     pipeline::journal::Recorded,
     redact::Redactor,
@@ -117,6 +117,50 @@ async fn one_that_is_stuck() {
         Play::new(events)
     };
     assert_snapshot!(both(&report(true, play).await));
+}
+
+#[tokio::test]
+async fn a_rollback_that_failed() {
+    let play = |previous: Option<DeploymentId>| {
+        let mut events = goes_back(previous);
+        events[0] = Event::Begun { previous, rollback_to: Some(DeploymentId(9)) };
+        let stages: Vec<Stage> = Stage::ALL[..7].iter().rev().copied().collect();
+        events.extend(undo(&stages, &[(Stage::Start, "deployment 1 is live again")]));
+        Play { door: TriggerKind::Rollback, ..Play::new(events) }
+    };
+    assert_snapshot!(both(&report(true, play).await));
+}
+
+#[tokio::test]
+async fn one_that_waits_for_approval_and_goes_on() {
+    let desk = Desk::new().await.unwrap();
+    let config = desk.config_with("", "");
+    let new = NewDeployment {
+        key: key(),
+        commit: Some(commit()),
+        reference: "refs/heads/main".to_owned(),
+        trigger: Trigger { kind: TriggerKind::Hook, by: Some("ada".to_owned()), delivery: None, forced: false },
+        rollback: None,
+    };
+    let id = desk.registry.enqueue(&new).await.unwrap();
+    let (mut saga, mut seq) = desk.registry.saga(id).await.unwrap();
+    let expires_at = "2026-11-22T10:15:30Z".parse().unwrap();
+    let mut events = forward(None, &Stage::ALL[..5]);
+    events.push(Event::ApprovalRequested { expires_at });
+    for event in events {
+        let (to, recorded) = desk.registry.append(id, &saga, seq, &event.into()).await.unwrap();
+        (saga, seq) = (to, recorded.seq);
+    }
+    let now = async || {
+        let mut view = desk.registry.deployment(id).await.unwrap().unwrap();
+        view.stages.iter_mut().for_each(|stage| stage.duration_ms = stage.duration_ms.map(|_| 420));
+        Report::of(&view, &desk.registry.events(id, 0).await.unwrap(), &config)
+    };
+    assert_snapshot!(both(&now().await));
+    let yes = Decision { approved: true, by: "grace".to_owned(), reason: None, at: expires_at };
+    desk.registry.decide(id, &yes).await.unwrap();
+    desk.registry.append(id, &saga, seq, &Event::Approved { by: "grace".to_owned() }.into()).await.unwrap();
+    assert_eq!(now().await.approval.as_deref(), Some("given by grace"));
 }
 
 #[tokio::test]
@@ -259,7 +303,17 @@ fn view(status: Status) -> DeploymentView {
         author: None,
         log: None,
         undone: Vec::new(),
-        freed: None,
+        freed: Some(u64::MAX),
+        retired: vec![DeploymentId(i64::MAX); 100],
+        approval: Some(ApprovalView {
+            state: ApprovalState::Approved,
+            by: None,
+            reason: None,
+            at: None,
+            requested_at: jiff::Timestamp::UNIX_EPOCH,
+            expires_at: jiff::Timestamp::MAX,
+        }),
+        resolved: None,
         rollback: None,
     }
 }
@@ -288,6 +342,9 @@ proptest! {
         let mut view = view(status);
         view.subject = Some(words[0].clone());
         view.author = Some(words[1].clone());
+        if let Some(approval) = &mut view.approval {
+            approval.by = Some(words[1].clone());
+        }
         view.reference = words[2].clone();
         view.trigger.by = Some(words[3].clone());
         view.error = Some(words[4].clone());
@@ -314,7 +371,7 @@ proptest! {
         if let Some((last, _)) = report.next.last() {
             prop_assert!(message.plain.contains(last.as_str()), "what to do is never cut off");
         }
-        for label in ["commit", "trigger", "stages", "live", "backup"] {
+        for label in ["commit", "trigger", "stages", "live", "backup", "freed"] {
             let is_there = report.text().lines().any(|line| line.starts_with(&format!("  {label} ")));
             let in_message = message.plain.lines().any(|line| line.starts_with(&format!("{label} ")));
             prop_assert_eq!(is_there, in_message, "{} is not crowded out", label);

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::{Done, Progress, StageFailure, Step, within};
 use crate::{
     config::Environment,
-    model::CommitId,
+    model::{CommitId, DeploymentId},
     pipeline::World,
     registry::Facts,
     runtime::{Artefact, BuildRequest, Job},
@@ -56,7 +56,7 @@ pub async fn undo(step: &Step, built: Option<Artefact>) -> Result<Option<String>
         None => runtime.built_by(&step.environment.key, step.deployment).await?,
     };
     if let Some(id) = built
-        && let Err(why) = remove_unused(&step.world, &step.environment, &id).await
+        && let Err(why) = remove_unused(&step.world, &step.environment, &id, Some(step.deployment)).await
     {
         step.job.log.line(format!("{id} is left: {why}"));
     }
@@ -66,24 +66,33 @@ pub async fn undo(step: &Step, built: Option<Artefact>) -> Result<Option<String>
 
 /// [`clear`]; what goes wrong is tried again after the next deployment.
 pub(super) async fn clear_step(step: &Step) {
-    if let Err(why) = clear(&step.world, &step.environment).await {
+    if let Err(why) = clear(&step.world, &step.environment, Some(step.deployment)).await {
         step.job.log.line(format!("warning: images are left: {why}"));
     }
 }
 
-/// Clears away what builds and tests of the environment left.
-pub(super) async fn clear(world: &World, environment: &Environment) -> Result<(), String> {
+/// Clears away what builds and tests of the environment left; what deployment `undone` built is not needed by it.
+pub(super) async fn clear(
+    world: &World,
+    environment: &Environment,
+    undone: Option<DeploymentId>,
+) -> Result<(), String> {
     let runtime = world.runtime(environment);
     let mut done = Ok(());
     for id in runtime.clear_leftovers(&environment.key).await.map_err(|e| e.to_string())? {
         // One that cannot be removed is no reason to leave the others.
-        done = remove_unused(world, environment, &id).await.and(done);
+        done = remove_unused(world, environment, &id, undone).await.and(done);
     }
     done
 }
 
-async fn remove_unused(world: &World, environment: &Environment, id: &str) -> Result<(), String> {
-    if !world.registry.artefact_in_use(id).await.map_err(|e| e.to_string())? {
+async fn remove_unused(
+    world: &World,
+    environment: &Environment,
+    id: &str,
+    undone: Option<DeploymentId>,
+) -> Result<(), String> {
+    if !world.registry.artefact_in_use(id, undone).await.map_err(|e| e.to_string())? {
         world.runtime(environment).remove_artefact(id).await.map_err(|e| e.to_string())?;
     }
     Ok(())

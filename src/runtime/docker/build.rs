@@ -78,14 +78,14 @@ async fn build_or_find(
     let (context, buildkit) = (context.map_err(|e| RuntimeError::failed(e.operation, e.why))?, buildkit?);
     let target = request.target.or(build.target.as_deref());
     let file = Dockerfile::parse(context.dockerfile_text(), target, &build.args).filter(|_| !buildkit);
-    let stages = match &file {
-        Some(file) => Some(file.needed().to_vec()),
+    let parts = match &file {
+        Some(file) => Some(file.parts()),
         // BuildKit builds side by side what is not the same, and the same once.
         None => buildkit.then(Vec::new),
     };
     let waits = || job.log.line("waiting for the stages that another build of this commit makes as well");
     let ground = build_key(&context, None, &build.args);
-    let turn = builds.turn(&environment.key.app, ground, stages, Arc::clone(trail), waits).await;
+    let turn = builds.turn(&environment.key.app, ground, parts, Arc::clone(trail), waits).await;
     let key = build_key(&context, target, &build.args);
     if !build.no_cache
         && let Some(id) = find(docker, request, &key).await?
@@ -95,8 +95,7 @@ async fn build_or_find(
         return Ok(Artefact { id, name: name.to_string(), reused: true });
     }
     let labels = labels(request, &turn.date, &key);
-    let mark = (label::APP, environment.key.app.as_str());
-    let changed = file.and_then(|file| file.render(mark, &labels));
+    let changed = file.and_then(|file| file.render(environment.key.app.as_str(), &labels));
     let options = options(request, &context, target, &name, &turn.date);
     let options = if buildkit { with_session(options)? } else { options };
     let known = changed.is_some();

@@ -6,9 +6,12 @@
 //!   BuildKit does: the app's image does not wait for its `test` stage, and leaves no image of it behind.
 //! - It makes a step of its own, with a container and an image, of each label given with the request: eight labels
 //!   cost more than the rest of a small build. One `LABEL` instruction at the end of the target is one step.
-//! - The images of its steps say nothing of whose they are. A `LABEL` that is always the same begins each stage: whatever is built
-//!   upon it inherits it, so that what a build leaves, even one that failed half way, can be found (see `leftovers`), and
-//!   the cache hits.
+//! - The images of its steps say nothing of whose they are. A `LABEL` begins each stage: whatever is built upon it inherits it, so
+//!   that what a build leaves, even one that failed half way, can be found (see `leftovers`).
+//!
+//! A step is in the cache only below the very image that it was built on. Two stages whose first step is the same label, built at the same
+//! time, would make two images of it, and the next build would find the steps below one of them only. So the label tells
+//! stages apart by what they begin with: it changes only where their first step changes, and with it all below.
 //!
 //! The changed Dockerfile is sent beside the commit's own, under [`NAME`], and `.dockerignore` names it, so that the engine takes it out of
 //! the context before `COPY . .` could see it (as the `docker` program does for a Dockerfile on its standard input).
@@ -16,6 +19,10 @@
 //! Where the text is not understood for sure it is sent as it is, and the labels go with the request.
 
 use std::collections::{BTreeMap, HashMap};
+
+use sha2::{Digest, Sha256};
+
+use crate::runtime::label;
 
 /// The changed Dockerfile in the archive.
 pub(super) const NAME: &str = ".refit.Dockerfile";
@@ -45,6 +52,17 @@ struct Stage {
     base: Option<usize>,
     /// Stages it begins with or copies from.
     uses: Vec<usize>,
+    /// What it begins with: its image and its first instruction.
+    first: Vec<String>,
+}
+
+impl Stage {
+    /// The same for stages that begin alike.
+    fn beginning(&self) -> String {
+        let mut hash = hex::encode(Sha256::digest(self.first.join("\n")));
+        hash.truncate(12);
+        hash
+    }
 }
 
 impl<'t> Dockerfile<'t> {
@@ -62,31 +80,32 @@ impl<'t> Dockerfile<'t> {
         Some(Self { lines, stages, target, needed })
     }
 
-    /// By their numbers in the whole file.
-    pub(super) fn needed(&self) -> &[usize] {
-        &self.needed
+    /// What another build of the same context may share with this one: a word for each needed stage, in their order.
+    pub(super) fn parts(&self) -> Vec<String> {
+        let needed = self.needed.iter().filter_map(|index| Some((index, self.stages.get(*index)?)));
+        needed.map(|(index, stage)| if stage.base.is_some() { index.to_string() } else { stage.beginning() }).collect()
     }
 
-    /// The needed stages, each with the label `mark`, the last with `labels` at its end. Lines keep their numbers up to the first label.
-    /// `None` where a label would need quoting.
-    pub(super) fn render(&self, mark: (&str, &str), labels: &HashMap<String, String>) -> Option<String> {
-        let mark = instruction([mark])?;
+    /// The needed stages, each labelled as `app`'s, the last with `labels` at its end. `None` where a label would need quoting.
+    pub(super) fn render(&self, app: &str, labels: &HashMap<String, String>) -> Option<String> {
         let labels = instruction(labels.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
         let first = self.stages.first().map_or(0, |stage| stage.from);
-        let mut text: Vec<&str> = self.lines.get(..first)?.to_vec();
+        let mut text = String::new();
+        let mut add = |lines: &[&str]| lines.iter().for_each(|line| text.extend([line, "\n"]));
+        add(self.lines.get(..first)?);
         for &index in &self.needed {
             let stage = self.stages.get(index)?;
             let end = self.stages.get(index + 1).map_or(self.lines.len(), |next| next.from);
-            text.extend(self.lines.get(stage.from..stage.body)?);
+            add(self.lines.get(stage.from..stage.body)?);
             if stage.base.is_none() {
-                text.push(&mark);
+                add(&[&instruction([(label::APP, app), (label::STAGE, &stage.beginning())])?]);
             }
-            text.extend(self.lines.get(stage.body..end)?);
+            add(self.lines.get(stage.body..end)?);
             if index == self.target {
-                text.push(&labels);
+                add(&[&labels]);
             }
         }
-        Some(text.join("\n") + "\n")
+        Some(text)
     }
 }
 
@@ -131,6 +150,9 @@ fn stages(lines: &[&str], args: &BTreeMap<String, String>) -> Option<(Vec<Stage>
             let stage = stage(&instruction, lines, &stages, &known);
             stages.push(stage);
         } else if let Some(index) = stages.len().checked_sub(1) {
+            if stages[index].first.len() == 1 {
+                stages[index].first.push(instruction.clone());
+            }
             for from in words.filter_map(|word| word.strip_prefix("--from=")) {
                 by_number |= from.parse::<usize>().is_ok();
                 let used = used(&stages[..index], from);
@@ -172,12 +194,14 @@ fn instructions(lines: &[&str]) -> Option<Vec<(String, (usize, usize))>> {
 }
 
 fn stage(instruction: &str, (from, body): (usize, usize), earlier: &[Stage], args: &HashMap<String, String>) -> Stage {
-    let mut words = instruction.split_whitespace().skip(1).filter(|word| !word.starts_with("--"));
+    let (flags, words): (Vec<&str>, Vec<&str>) =
+        instruction.split_whitespace().skip(1).partition(|word| word.starts_with("--"));
+    let mut words = words.into_iter();
     let image = expand(words.next().unwrap_or_default(), args);
     let named = words.next().is_some_and(|word| word.eq_ignore_ascii_case("AS"));
     let name = words.next().filter(|_| named).map(str::to_lowercase);
     let base = named_stage(earlier, &image);
-    Stage { name, from, body, base, uses: used(earlier, &image) }
+    Stage { name, from, body, base, uses: used(earlier, &image), first: vec![format!("{} {image}", flags.join(" "))] }
 }
 
 /// The stages that `name` may mean: one, none, or all where that cannot be known.
@@ -243,22 +267,29 @@ mod tests {
 
     fn rendered(text: &str, target: Option<&str>) -> Option<Vec<String>> {
         let labels = HashMap::from([("b".to_owned(), "2:x".to_owned()), ("a".to_owned(), "1".to_owned())]);
-        let text = Dockerfile::parse(text, target, &args())?.render(("m", "me"), &labels)?;
+        let text = Dockerfile::parse(text, target, &args())?.render("me", &labels)?;
         Some(text.lines().map(str::to_owned).collect())
     }
 
     fn needed(text: &str, target: Option<&str>) -> Option<Vec<usize>> {
-        Dockerfile::parse(text, target, &args()).map(|file| file.needed().to_vec())
+        Dockerfile::parse(text, target, &args()).map(|file| file.needed)
+    }
+
+    /// The label at the beginning of a stage.
+    fn mark(image: &str, first: &str) -> String {
+        let first = [image, first].map(str::to_owned).into_iter().filter(|part| !part.is_empty()).collect();
+        let stage = Stage { name: None, from: 0, body: 0, base: None, uses: Vec::new(), first };
+        format!("LABEL refit.app=\"me\" refit.stage=\"{}\"", stage.beginning())
     }
 
     const LABEL: &str = "LABEL a=\"1\" b=\"2:x\"";
-    const MARK: &str = "LABEL m=\"me\"";
 
     #[test]
     fn the_label_ends_the_stage_that_is_built() {
         let text =
             "FROM --platform=x a AS One\nRUN echo \\\n  # comment\n\n FROM nothing AS two\nfrom one \\\n as two\nCMD x";
-        let one = ["FROM --platform=x a AS One", MARK, "RUN echo \\", "  # comment", "", " FROM nothing AS two"];
+        let mark = mark("--platform=x a", "RUN echo  FROM nothing AS two ");
+        let one = ["FROM --platform=x a AS One", &mark, "RUN echo \\", "  # comment", "", " FROM nothing AS two"];
         let mut wanted = Vec::from(one.map(str::to_owned));
         wanted.push(LABEL.to_owned());
         assert_eq!(rendered(text, Some("one")), Some(wanted.clone()));
@@ -283,8 +314,17 @@ mod tests {
         assert_eq!(needed(text, Some("app-slim")), Some(vec![3]));
         let app = rendered(text, None).unwrap_or_default();
         assert!(!app.iter().any(|line| line.contains("test") || line == "RUN b"), "{app:?}");
-        assert_eq!(app.iter().filter(|line| *line == MARK).count(), 3, "{app:?}");
+        assert_eq!(app.iter().filter(|line| line.starts_with("LABEL refit.app")).count(), 3, "{app:?}");
         assert_eq!(app.last().map(String::as_str), Some(LABEL));
+    }
+
+    #[test]
+    fn stages_that_begin_alike_are_a_part_that_builds_share() {
+        let text = "FROM a AS test\nRUN x\nRUN y\nFROM a AS app\nRUN x\nCOPY z\nFROM a AS other\nRUN y\nFROM other";
+        let parts = |target| Dockerfile::parse(text, target, &args()).expect("stages").parts();
+        assert_eq!(parts(Some("test")), parts(Some("app")));
+        assert_ne!(parts(Some("test")), parts(Some("other")));
+        assert_eq!(parts(None), [parts(Some("other")).concat(), "3".to_owned()]);
     }
 
     #[test]
@@ -306,7 +346,7 @@ mod tests {
         let file = Dockerfile::parse("FROM a", None, &args()).expect("a stage");
         for bad in ["$HOME", "a\"b", "a\nb", "a\\"] {
             let labels = HashMap::from([("a".to_owned(), bad.to_owned())]);
-            assert_eq!(file.render(("m", "me"), &labels), None, "{bad:?}");
+            assert_eq!(file.render("me", &labels), None, "{bad:?}");
         }
     }
 }

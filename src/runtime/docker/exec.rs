@@ -4,6 +4,11 @@
 //! caller's sink, and the next is read only once the sink has taken it: a slow disk slows the command down through the
 //! pipe, and memory holds one frame whatever the size of the dump. Standard error is cut into lines for the log.
 //!
+//! A command that is to be given something gets it over the same connection, a chunk at a time, while its outputs are read; the end of
+//! the source closes that half. A command that ends without having read everything is not an error, its exit code says how it ended. The
+//! other way round there is a trap: to a command, a Refit that was killed looks just like the end of its input. So
+//! whatever is streamed has to say itself that it is whole; `data::restore` ends what it streams with `COMMIT`.
+//!
 //! **Ending a command.** The exec API can start a command but not stop it, and a client that hangs up stops nothing: the
 //! command would go on, holding its locks. So every command carries a random mark in its environment
 //! (`REFIT_EXEC=…`). To end it a second exec runs a few lines of shell, built-ins only, that look through `/proc/*/environ` of
@@ -13,10 +18,15 @@
 //! without a shell gets the signal from this host instead, through the process id that the engine tells, provided that
 //! process carries the mark too (on a remote engine, or without the right to look, it does not).
 //!
-//! That happens when the job is cancelled, when the sink fails (disk full), when the connection breaks, and, in the
-//! background, when the caller drops the future.
+//! That happens when the job is cancelled, when the sink fails (disk full) or the source does, when the connection breaks, and, in
+//! the background, when the caller drops the future. Its input stays open until it has ended.
 
-use std::{collections::VecDeque, pin::pin, time::Duration};
+use std::{
+    collections::VecDeque,
+    io,
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bollard::{
@@ -27,7 +37,7 @@ use bollard::{
 };
 use futures_util::StreamExt;
 use rustix::process::{Pid, Signal, kill_process};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::Engine;
 use crate::{
@@ -76,14 +86,41 @@ impl ContainerExec for Engine {
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         job: &Job,
     ) -> Result<ExecOutcome> {
+        self.exec_streams(container, command, env, None, sink, job).await
+    }
+
+    async fn exec_through(
+        &self,
+        container: &str,
+        command: &[String],
+        env: &[(&str, &Secret)],
+        source: &mut (dyn AsyncRead + Send + Unpin),
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+        job: &Job,
+    ) -> Result<ExecOutcome> {
+        self.exec_streams(container, command, env, Some(source), sink, job).await
+    }
+}
+
+impl Engine {
+    /// Without a source the command has no standard input.
+    async fn exec_streams(
+        &self,
+        container: &str,
+        command: &[String],
+        env: &[(&str, &Secret)],
+        source: Option<&mut (dyn AsyncRead + Send + Unpin)>,
+        sink: &mut (dyn AsyncWrite + Send + Unpin),
+        job: &Job,
+    ) -> Result<ExecOutcome> {
         let program = command.first().map_or("", String::as_str);
-        let mut running = Running::create(&self.docker, container, command, env).await?;
+        let mut running = Running::create(&self.docker, container, command, env, source.is_some()).await?;
         let mut errors = Lines::new(&job.log);
         let mut head = Vec::new();
         let ended = tokio::select! {
             biased;
             () = job.cancel.cancelled() => Err(RuntimeError::Cancelled),
-            ended = running.run(sink, &mut errors, &mut head) => ended,
+            ended = running.run(source, sink, &mut errors, &mut head) => ended,
         };
         errors.finish();
         let code = match ended {
@@ -117,8 +154,12 @@ fn operation(program: &str, container: &str) -> String {
 /// One exec: made, perhaps started, perhaps over. Dropping one that is not over ends its command in the background.
 struct Running {
     command: Command,
+    /// Held until the command is over: one that is being ended must not take this for the end of what it was to read.
+    input: Option<Input>,
     over: bool,
 }
+
+type Input = Pin<Box<dyn AsyncWrite + Send>>;
 
 /// What it takes to find an exec's command again.
 #[derive(Clone)]
@@ -132,7 +173,13 @@ struct Command {
 
 impl Running {
     /// Makes the exec; nothing runs yet.
-    async fn create(docker: &Docker, container: &str, command: &[String], env: &[(&str, &Secret)]) -> Result<Self> {
+    async fn create(
+        docker: &Docker,
+        container: &str,
+        command: &[String],
+        env: &[(&str, &Secret)],
+        with_input: bool,
+    ) -> Result<Self> {
         let program = command.first().cloned().unwrap_or_default();
         // The name becomes part of a request's path.
         if !is_container_name(container) {
@@ -144,6 +191,7 @@ impl Running {
         let mut variables = vec![format!("{MARK}={mark}")];
         variables.extend(env.iter().map(|(key, value)| format!("{key}={}", value.expose())));
         let options = CreateExecOptions {
+            attach_stdin: Some(with_input),
             attach_stdout: Some(true),
             attach_stderr: Some(true),
             env: Some(variables),
@@ -152,12 +200,13 @@ impl Running {
         };
         let made = docker.create_exec(container, options).await.map_err(|e| explain(e, &program, container))?;
         let command = Command { docker: docker.clone(), container: container.to_owned(), program, exec: made.id, mark };
-        Ok(Self { command, over: true })
+        Ok(Self { command, input: None, over: true })
     }
 
     /// Starts the command and sees it through to its exit code.
     async fn run(
         &mut self,
+        source: Option<&mut (dyn AsyncRead + Send + Unpin)>,
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         errors: &mut Lines,
         head: &mut Vec<u8>,
@@ -167,11 +216,21 @@ impl Running {
         let failed = |why: String| RuntimeError::failed(operation(program, container), why);
         let options = StartExecOptions { output_capacity: Some(64 * 1024), ..StartExecOptions::default() };
         let started = docker.start_exec(exec, Some(options)).await.map_err(|e| explain(e, program, container))?;
-        let StartExecResults::Attached { mut output, .. } = started else {
+        let StartExecResults::Attached { mut output, input } = started else {
             return Err(failed("the engine did not attach its output".to_owned()));
         };
-        let mut torn = false;
-        while let Some(frame) = output.next().await {
+        let mut feeding = pin!(feed(source, self.input.insert(input)));
+        let (mut fed, mut torn) = (false, false);
+        loop {
+            let frame = tokio::select! {
+                frame = output.next() => frame,
+                result = &mut feeding, if !fed => {
+                    result.map_err(|e| failed(format!("what it was to read could not be read: {e}")))?;
+                    fed = true;
+                    continue;
+                }
+            };
+            let Some(frame) = frame else { break };
             match frame.map_err(|e| explain(e, program, container))? {
                 LogOutput::StdOut { message } => {
                     head.extend_from_slice(&message[..message.len().min(HEAD.saturating_sub(head.len()))]);
@@ -197,6 +256,23 @@ impl Running {
         let ended = self.over || self.command.clone().end().await;
         self.over = true;
         ended
+    }
+}
+
+/// Streams the source into a command and closes its input after it. The error is the source's: a command that reads no
+/// further says by its exit code what that means.
+async fn feed(source: Option<&mut (dyn AsyncRead + Send + Unpin)>, input: &mut Input) -> io::Result<()> {
+    let Some(source) = source else { return Ok(()) };
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let n = source.read(&mut chunk).await?;
+        if n == 0 {
+            let _ = input.shutdown().await;
+            return Ok(());
+        }
+        if input.write_all(&chunk[..n]).await.is_err() {
+            return Ok(());
+        }
     }
 }
 

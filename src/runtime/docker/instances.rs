@@ -14,8 +14,8 @@ use bollard::{
     exec::StartExecResults,
     models::{ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig, HealthStatusEnum, NetworkConnectRequest},
     query_parameters::{
-        CreateContainerOptionsBuilder, ListContainersOptionsBuilder, LogsOptionsBuilder, RemoveContainerOptionsBuilder,
-        StopContainerOptionsBuilder,
+        CreateContainerOptionsBuilder, InspectContainerOptionsBuilder, ListContainersOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt, future::try_join_all};
@@ -128,6 +128,14 @@ pub(super) async fn inspect(docker: &Docker, instance: &Instance) -> Result<Inst
     let operation = format!("look at container {}", instance.name);
     let inspected = found(operation, answer(docker.inspect_container(&instance.name, None)).await)?;
     Ok(inspected.map_or(InstanceState::Missing, |container| state(&container)))
+}
+
+/// What the container wrote into its own layer; the engine does not tell the size of its log.
+pub(super) async fn size(docker: &Docker, instance: &Instance) -> Result<u64> {
+    let operation = format!("ask for the size of container {}", instance.name);
+    let options = InspectContainerOptionsBuilder::new().size(true).build();
+    let inspected = found(operation, answer(docker.inspect_container(&instance.name, Some(options))).await)?;
+    Ok(inspected.and_then(|c| c.size_rw).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
 }
 
 fn state(container: &ContainerInspectResponse) -> InstanceState {

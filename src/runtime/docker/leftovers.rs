@@ -92,7 +92,7 @@ pub(super) async fn built_by(
     Ok(list(docker, filters).await?.into_iter().next().map(|image| image.id))
 }
 
-async fn list(docker: &Docker, filters: HashMap<&str, Vec<String>>) -> Result<Vec<ImageSummary>> {
+pub(super) async fn list(docker: &Docker, filters: HashMap<&str, Vec<String>>) -> Result<Vec<ImageSummary>> {
     let options = ListImagesOptionsBuilder::new().filters(&filters).build();
     answer(docker.list_images(Some(options))).await.map_err(|e| failure("list images", e))
 }

@@ -14,6 +14,7 @@
 //! | `spec`, `instances` | what a container is made of; its life |
 //! | `once` | one-off containers: tests, migrations |
 //! | `exec` | commands in containers that Refit did not make |
+//! | `sight` | everything of an environment, to find what nobody recorded |
 //! | `base` | an image from this host's files; an app cleared away whole |
 //!
 //! Waiting is bounded everywhere: bollard limits the time to the head of each answer ([`Engine::connect`]), `errors::answer`
@@ -33,7 +34,7 @@ use self::{
 };
 use super::{
     Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, Lacking, OneOff, OneOffResult,
-    Result, Runtime, RuntimeError, RuntimeInfo,
+    Result, Runtime, RuntimeError, RuntimeInfo, Sight,
 };
 use crate::{
     config::{Environment, Start},
@@ -51,6 +52,7 @@ mod leftovers;
 mod lines;
 mod once;
 mod progress;
+mod sight;
 mod spec;
 #[cfg(test)]
 mod tests;
@@ -195,12 +197,20 @@ impl Runtime for DockerRuntime {
         instances::remove(&self.docker, &instance.name).await
     }
 
+    async fn size(&self, instance: &Instance) -> Result<u64> {
+        instances::size(&self.docker, instance).await
+    }
+
     async fn remove_artefact(&self, id: &str) -> Result<u64> {
         images::remove(&self.docker, id).await
     }
 
     async fn instances(&self, key: &EnvironmentKey) -> Result<Vec<Instance>> {
         instances::all(&self.docker, key).await
+    }
+
+    async fn sight(&self, key: &EnvironmentKey) -> Result<Sight> {
+        sight::of(&self.docker, key).await
     }
 
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {

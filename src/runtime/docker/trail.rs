@@ -104,8 +104,8 @@ struct State {
 #[derive(Debug)]
 struct UnderWay {
     context: String,
-    /// Numbers of stages; `None` where they are not known.
-    needed: Option<Vec<usize>>,
+    /// A word for each stage; `None` where they are not known.
+    parts: Option<Vec<String>>,
     trail: Arc<Trail>,
     ended: watch::Receiver<()>,
 }
@@ -145,7 +145,7 @@ impl Builds {
         &self,
         app: &Name,
         context: String,
-        needed: Option<Vec<usize>>,
+        parts: Option<Vec<String>>,
         trail: Arc<Trail>,
         waits: impl FnOnce(),
     ) -> Turn {
@@ -160,13 +160,13 @@ impl Builds {
                 .iter()
                 .filter(|build| build.context == context)
                 .filter_map(|build| {
-                    Some((build.shared(needed.as_deref())?, Arc::clone(&build.trail), build.ended.clone()))
+                    Some((build.shared(parts.as_deref())?, Arc::clone(&build.trail), build.ended.clone()))
                 })
                 .collect();
             let date = state.date.take().filter(|(of, _)| *of == context);
             let date = date.map_or_else(|| format!("{:.0}", jiff::Timestamp::now()), |(_, date)| date);
             state.date = Some((context.clone(), date.clone()));
-            state.under_way.push(UnderWay { context, needed, trail: Arc::clone(&trail), ended });
+            state.under_way.push(UnderWay { context, parts, trail: Arc::clone(&trail), ended });
             drop(state);
             (Turn { trail, date, app: Arc::clone(&app), _images: images, _end: end }, earlier)
         };
@@ -194,11 +194,11 @@ impl Builds {
 }
 
 impl UnderWay {
-    /// How many stages of this build must have begun so that all are done which a build of `needed` needs as well; `None` if it needs none.
-    fn shared(&self, needed: Option<&[usize]>) -> Option<usize> {
-        let (Some(own), Some(needed)) = (&self.needed, needed) else { return Some(usize::MAX) };
-        let last = own.iter().rposition(|stage| needed.contains(stage))?;
-        // One that is made of nothing else becomes the same image, or nearly: that is found once it is there.
+    /// How many stages of this build must have begun so that all are done which a build of `parts` has as well; `None` if it has none.
+    fn shared(&self, parts: Option<&[String]>) -> Option<usize> {
+        let (Some(own), Some(parts)) = (&self.parts, parts) else { return Some(usize::MAX) };
+        let last = own.iter().rposition(|part| parts.contains(part))?;
+        // The last stage is done with the build: then its image may be the very one that is wanted.
         Some(if last + 1 == own.len() { usize::MAX } else { last + 2 })
     }
 }
@@ -215,7 +215,8 @@ mod tests {
     fn ready(builds: &Builds, context: &str, needed: &[usize]) -> (Option<Turn>, bool) {
         let mut waited = false;
         let app = name();
-        let turn = builds.turn(&app, context.to_owned(), Some(needed.to_vec()), Arc::default(), || waited = true);
+        let parts = needed.iter().map(usize::to_string).collect();
+        let turn = builds.turn(&app, context.to_owned(), Some(parts), Arc::default(), || waited = true);
         let turn = futures_util::FutureExt::now_or_never(turn);
         (turn, waited)
     }

@@ -20,12 +20,12 @@ use async_trait::async_trait;
 
 use self::{
     instance::InstanceDir,
-    place::{Place, make_dir},
+    place::{Place, disk_usage, make_dir},
     spec::Spec,
 };
 use super::{
     Artefact, BuildRequest, CandidateSpec, ExecOutcome, Instance, InstanceState, Job, OneOff, OneOffResult, Result,
-    Runtime, RuntimeError, RuntimeInfo, instance_name,
+    Runtime, RuntimeError, RuntimeInfo, SeenInstance, Sight, instance_name,
 };
 use crate::{
     config::Environment,
@@ -154,6 +154,10 @@ impl Runtime for ProcessRuntime {
         self.instance(instance)?.remove().await
     }
 
+    async fn size(&self, instance: &Instance) -> Result<u64> {
+        Ok(disk_usage(self.instance(instance)?.path).await)
+    }
+
     async fn remove_artefact(&self, id: &str) -> Result<u64> {
         if let Some((dir, _)) = self.all()?.into_iter().find(|(_, spec)| spec.artefact == id) {
             let why = format!("instance `{}` uses it; remove that first", dir.name);
@@ -169,6 +173,17 @@ impl Runtime for ProcessRuntime {
             .collect();
         instances.sort_by_key(|instance| instance.deployment);
         Ok(instances)
+    }
+
+    async fn sight(&self, key: &EnvironmentKey) -> Result<Sight> {
+        let mut instances = Vec::new();
+        for (dir, spec) in self.all()?.into_iter().filter(|(_, spec)| spec.key == *key) {
+            let runs = matches!(dir.inspect().await?, InstanceState::Running { .. } | InstanceState::Restarting { .. });
+            let instance = Instance { id: spec.artefact, name: dir.name, deployment: spec.deployment };
+            instances.push(SeenInstance { instance, commit: None, runs });
+        }
+        let helpers = oneoff::seen(&self.place, key);
+        Ok(Sight { instances, helpers, artefacts: release::seen(&self.place, key) })
     }
 
     async fn sweep(&self, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {

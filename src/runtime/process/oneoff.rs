@@ -5,7 +5,7 @@
 //! the daemon [`sweep`] finds and ends what still runs, and deletes what it worked in.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     io::Read,
     path::{Path, PathBuf},
 };
@@ -19,7 +19,7 @@ use crate::{
     exec::{KILL_AFTER, Program, Stream},
     log::TAIL_LINES,
     model::{DeploymentId, EnvironmentKey},
-    runtime::{Job, OneOff, OneOffResult, Result, RuntimeError},
+    runtime::{Job, OneOff, OneOffResult, Result, RuntimeError, SeenHelper},
 };
 
 /// Largest file that is brought back, in bytes.
@@ -132,18 +132,29 @@ fn collect(dir: &Path, path: &str) -> Result<Option<Vec<u8>>> {
     Ok(Some(bytes))
 }
 
+/// Every scratch place of an environment.
+pub(super) fn seen(place: &Place, key: &EnvironmentKey) -> Vec<SeenHelper> {
+    let deployment = |name: &str| name.split_once('-')?.0.parse().ok().map(DeploymentId);
+    scratch_names(place, key)
+        .into_iter()
+        .filter_map(|name| Some(SeenHelper { deployment: deployment(&name)?, name }))
+        .collect()
+}
+
+/// Each place once, by its directory, its record or both.
+fn scratch_names(place: &Place, key: &EnvironmentKey) -> BTreeSet<String> {
+    let Ok(entries) = std::fs::read_dir(place.scratch(key)) else { return BTreeSet::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .map(|name| name.strip_suffix(".pid").unwrap_or(&name).to_owned())
+        .collect()
+}
+
 /// Ends and deletes every scratch place of a deployment. Returns their names.
 pub(super) async fn sweep(place: &Place, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Vec<String>> {
-    let parent = place.scratch(key);
     let prefix = format!("{deployment}-");
-    let Ok(entries) = std::fs::read_dir(&parent) else { return Ok(Vec::new()) };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .filter(|name| name.starts_with(&prefix))
-        .map(|name| name.strip_suffix(".pid").unwrap_or(&name).to_owned())
-        .collect();
-    names.sort();
-    names.dedup();
+    let names = scratch_names(place, key).into_iter().filter(|name| name.starts_with(&prefix));
+    let names: Vec<String> = names.collect();
     for name in &names {
         let role = &name[prefix.len()..];
         Scratch::claim(place, key, deployment, role).await?;

@@ -11,7 +11,7 @@
 
 use std::{
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -149,6 +149,26 @@ pub(super) async fn remove_all(path: &Path) -> Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_failed("removing", path)(error)),
         _ => Ok(()),
     }
+}
+
+/// Bytes on disk of a directory and all below it, counted away from the threads that wait for the network; what cannot be read
+/// counts as nothing.
+pub(super) async fn disk_usage(root: PathBuf) -> u64 {
+    let count = move || {
+        let mut bytes = 0;
+        let mut left = vec![root];
+        while let Some(path) = left.pop() {
+            let Ok(found) = path.symlink_metadata() else { continue };
+            bytes += found.blocks() * 512;
+            if found.is_dir()
+                && let Ok(entries) = std::fs::read_dir(&path)
+            {
+                left.extend(entries.flatten().map(|entry| entry.path()));
+            }
+        }
+        bytes
+    };
+    tokio::task::spawn_blocking(count).await.unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -4,23 +4,20 @@
 //! was built from. What is in `releases/` is therefore whole. A release of the same tree, arguments and command is used
 //! again, whatever its commit.
 
-use std::{
-    os::unix::fs::MetadataExt,
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{
     oneoff::Scratch,
-    place::{Place, ReleaseId, io_failed, make_dir, read_json, remove_all, write_json},
+    place::{Place, ReleaseId, disk_usage, io_failed, make_dir, read_json, remove_all, write_json},
 };
 use crate::{
     config::Environment,
     git::{GitError, Mirror},
-    model::CommitId,
-    runtime::{Artefact, BuildRequest, Job, Result, RuntimeError},
+    model::{CommitId, DeploymentId, EnvironmentKey},
+    runtime::{Artefact, BuildRequest, Job, Result, RuntimeError, SeenArtefact},
 };
 
 /// The manifest's name in the release's directory.
@@ -181,27 +178,26 @@ pub(super) async fn untag(place: &Place, environment: &Environment, tag: &str) -
     remove_all(&place.tag(&environment.key, tag)?).await
 }
 
+/// Every release of an environment.
+pub(super) fn seen(place: &Place, key: &EnvironmentKey) -> Vec<SeenArtefact> {
+    let Ok(entries) = std::fs::read_dir(place.releases(key)) else { return Vec::new() };
+    let artefact = |name: String| {
+        let deployment = DeploymentId(name.split_once('-')?.0.parse().ok()?);
+        let id = ReleaseId { key: key.clone(), name };
+        Some(SeenArtefact {
+            name: place.release(&id).display().to_string(),
+            id: id.to_string(),
+            deployment,
+            commit: None,
+        })
+    };
+    entries.filter_map(|entry| artefact(entry.ok()?.file_name().into_string().ok()?)).collect()
+}
+
 /// Deletes a release; bytes given back. What no longer is there gives none.
 pub(super) async fn remove(place: &Place, id: &str) -> Result<u64> {
     let Ok(path) = place.existing_release(id) else { return Ok(0) };
-    let counted = path.clone();
-    let bytes = tokio::task::spawn_blocking(move || disk_usage(counted)).await.unwrap_or(0);
+    let bytes = disk_usage(path.clone()).await;
     remove_all(&path).await?;
     Ok(bytes)
-}
-
-/// Bytes on disk of a directory and all below it; what cannot be read counts as nothing.
-fn disk_usage(root: PathBuf) -> u64 {
-    let mut bytes = 0;
-    let mut left = vec![root];
-    while let Some(path) = left.pop() {
-        let Ok(found) = path.symlink_metadata() else { continue };
-        bytes += found.blocks() * 512;
-        if found.is_dir()
-            && let Ok(entries) = std::fs::read_dir(&path)
-        {
-            left.extend(entries.flatten().map(|entry| entry.path()));
-        }
-    }
-    bytes
 }

@@ -411,7 +411,18 @@ impl Site {
     /// Waits until no deployment is under way, and returns the newest.
     #[track_caller]
     pub fn settled(&self) -> Value {
-        self.wait_for("an end", |d| !matches!(d["status"].as_str(), Some("queued" | "running")))
+        self.wait_for("an end", |d| !matches!(d["status"].as_str(), Some("queued" | "running" | "awaiting_approval")))
+    }
+
+    /// What the store says of a delivery, once it was settled without a deployment.
+    pub fn ignored_delivery(&self, delivery: &str) -> Option<String> {
+        let store = self.path().join(".refit/refit.db");
+        let script = "import sqlite3, sys\n\
+                      rows = sqlite3.connect(sys.argv[1]).execute('SELECT outcome FROM deliveries WHERE delivery = ?', sys.argv[2:])\n\
+                      print(*[row[0] or '' for row in rows])";
+        let mut python = self.command(Path::new("python3"));
+        let ran: Ran = python.args(["-c", script]).arg(store).arg(delivery).output().expect("python3 runs").into();
+        Some(ran.expect(0).stdout).filter(|outcome| outcome.contains("\"ignored\":\""))
     }
 
     /// A signed push delivery, as GitHub would send it.

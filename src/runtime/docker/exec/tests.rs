@@ -171,3 +171,90 @@ async fn a_job_that_is_cancelled_already_starts_nothing() {
     assert!(matches!(error, RuntimeError::Cancelled), "{error}");
     assert_eq!(container.count("sleep 77"), 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_reads_what_it_is_given_to_the_end() {
+    let container = Container::run(true);
+    let job = job();
+    // Far more than fits in any buffer on the way, in both directions at once.
+    let given: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let mut sink = Vec::new();
+    let cat = words(&["/busybox", "cat"]);
+    let outcome = engine().exec_through(&container.name, &cat, &[], &mut given.as_slice(), &mut sink, &job).await;
+    assert_eq!(outcome.unwrap().code, 0);
+    assert!(sink == given, "{} bytes came back", sink.len());
+
+    let mut sink = Vec::new();
+    let count = words(&["/bin/sh", "-c", "/busybox wc -c; echo done >&2; exit 3"]);
+    let outcome = engine().exec_through(&container.name, &count, &[], &mut tokio::io::empty(), &mut sink, &job).await;
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.code, outcome.output, sink.as_slice()), (3, vec!["done".to_owned()], b"0\n".as_slice()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_stops_reading_ends_with_its_own_exit_code() {
+    let container = Container::run(true);
+    let job = job();
+    let mut sink = Vec::new();
+    let head = words(&["/bin/sh", "-c", "/busybox head -c 3; exit 9"]);
+    let mut endless = tokio::io::repeat(b'y');
+    let outcome = engine().exec_through(&container.name, &head, &[], &mut endless, &mut sink, &job).await.unwrap();
+    assert_eq!((outcome.code, sink.as_slice()), (9, b"yyy".as_slice()));
+}
+
+/// Gives some bytes and then fails, or is silent for ever.
+struct Source {
+    bytes: usize,
+    fails: bool,
+}
+
+impl AsyncRead for Source {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut tokio::io::ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let n = self.bytes.min(buf.remaining());
+        if n == 0 {
+            return if self.fails { Poll::Ready(Err(io::Error::other("rotten"))) } else { Poll::Pending };
+        }
+        buf.put_slice(&vec![b'x'; n]);
+        self.bytes -= n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_ends_with_its_source_or_its_job_and_never_sees_the_end_of_its_input() {
+    let container = Container::run(true);
+    // Says on the container's own disk that it saw the end.
+    let script = "/busybox cat >/dev/null && echo end >/ended; while :; do /busybox sleep 1; done";
+    let command = words(&["/bin/sh", "-c", script]);
+    let seen_end = || {
+        let test = ["exec", &container.name, "/busybox", "test", "-e", "/ended"];
+        Program::new("docker").args(test).status().unwrap().success()
+    };
+    let engine = engine();
+
+    let mut source = Source { bytes: 100_000, fails: true };
+    let error =
+        engine.exec_through(&container.name, &command, &[], &mut source, &mut Vec::new(), &job()).await.unwrap_err();
+    assert!(error.to_string().ends_with("what it was to read could not be read: rotten"), "{error}");
+    assert_eq!(container.count("busybox cat"), 0, "the source failed");
+
+    let job = job();
+    let mut source = Source { bytes: 100_000, fails: false };
+    let mut sink = Vec::new();
+    let call = engine.exec_through(&container.name, &command, &[], &mut source, &mut sink, &job);
+    let (ended, ()) = tokio::join!(call, async {
+        let begun = Instant::now();
+        while container.count("busybox cat") == 0 {
+            assert!(begun.elapsed() < Duration::from_secs(60), "`cat` never ran");
+            tokio::time::sleep(POLL).await;
+        }
+        job.cancel.cancel();
+    });
+    assert!(matches!(ended, Err(RuntimeError::Cancelled)), "{ended:?}");
+    assert_eq!(container.count("busybox cat"), 0, "the job was cancelled");
+    assert!(!seen_end());
+}

@@ -68,6 +68,53 @@ async fn each_step_of_a_life_may_be_taken_twice() {
 }
 
 #[tokio::test]
+async fn everything_of_an_environment_is_seen_and_nothing_else() {
+    let mut fixture = Fixture::new().await;
+    fixture.app_runs("sleep 1000");
+    let commit = fixture.commit("RUN true");
+    let image = fixture.build(&commit, None).await.expect("build");
+    let instance = fixture.prepare(1).await.expect("prepare");
+    let runtime = &fixture.runtime;
+    let key = fixture.environment.key.clone();
+    let helper = format!("{}-test-unit", crate::runtime::instance_name(&key, DeploymentId(7)));
+    let body = spec::one_off(&fixture.one_off("true")).expect("spec");
+    instances::create(&runtime.docker, &helper, &body).await.expect("create");
+    // What a person makes from our image inherits its labels.
+    let by_hand = bollard::models::ContainerCreateBody {
+        image: Some(image.id.clone()),
+        cmd: Some(vec!["true".to_owned()]),
+        ..Default::default()
+    };
+    instances::create(&runtime.docker, &format!("{}-by-hand", fixture.app()), &by_hand).await.expect("create");
+
+    let sight = async || runtime.sight(&key).await.expect("sight");
+    let all = sight().await;
+    let revision = Some("0123456789abcdef0123456789abcdef01234567".to_owned());
+    let seen = |runs| SeenInstance { instance: instance.clone(), commit: revision.clone(), runs };
+    assert_eq!(all.instances, [seen(false)]);
+    assert_eq!(all.helpers, [SeenHelper { name: helper, deployment: DeploymentId(7) }]);
+    let artefact = SeenArtefact {
+        id: image.id.clone(),
+        name: image.name.clone(),
+        deployment: DeploymentId(7),
+        commit: Some(commit.to_string()),
+    };
+    assert_eq!(all.artefacts, [artefact]);
+    runtime.start(&instance).await.expect("start");
+    assert_eq!(sight().await.instances, [seen(true)]);
+    runtime.docker.pause_container(&instance.name).await.expect("pause");
+    assert_eq!(sight().await.instances, [seen(true)], "it holds its port");
+    runtime.stop(&instance, SECOND).await.expect("stop");
+    assert_eq!(sight().await.instances, [seen(false)]);
+    let other = EnvironmentKey { environment: "dev".parse().expect("name"), ..key.clone() };
+    assert_eq!(runtime.sight(&other).await.expect("sight"), Sight::default());
+    // An image that only others have a name for is theirs.
+    images::tag(&runtime.docker, &image.id, &format!("{}-theirs", fixture.app()), "1").await.expect("tag");
+    images::untag(&runtime.docker, &key.app, image.name.rsplit(':').next().expect("tag")).await.expect("untag");
+    assert_eq!(sight().await.artefacts, []);
+}
+
+#[tokio::test]
 async fn one_that_was_removed_by_hand_and_made_again_is_still_the_same_instance() {
     let fixture = Fixture::new().await;
     let first = fixture.prepare(1).await.expect("first");
@@ -235,7 +282,7 @@ async fn a_command_inside_tells_its_end_or_is_ended() {
 async fn names_move_and_images_go_only_when_unused() {
     let fixture = Fixture::new().await;
     let (runtime, environment) = (&fixture.runtime, &fixture.environment);
-    let image = fixture.build(&fixture.commit("ENV A=1"), None).await.expect("build");
+    let image = fixture.build(&fixture.commit("RUN printf 12345 > /own"), None).await.expect("build");
     assert!(runtime.has_artefact(&image.id).await.expect("has"));
     assert_eq!(runtime.tagged(environment, "rollback").await.expect("tagged"), None);
     for _ in 0..2 {
@@ -266,8 +313,11 @@ async fn names_move_and_images_go_only_when_unused() {
     assert!(runtime.has_artefact(&image.id).await.expect("has"));
     images::tag(&runtime.docker, &image.id, fixture.app(), "again").await.expect("tag");
     let none = None::<bollard::query_parameters::RemoveImageOptions>;
-    drop(runtime.docker.remove_image(&format!("{theirs}:mine"), none, None).await.expect("untag"));
-    assert!(runtime.remove_artefact(&image.id).await.expect("remove") > 0);
+    for name in [format!("{theirs}:mine"), format!("{}-cache:production-app-0", fixture.app())] {
+        drop(runtime.docker.remove_image(&name, none.clone(), None).await.expect("untag"));
+    }
+    // Its own five bytes, once the builder's cache does not need them; the layer of the base image stays, and gives nothing back.
+    assert_eq!(runtime.remove_artefact(&image.id).await.expect("remove"), 5);
     assert!(!runtime.has_artefact(&image.id).await.expect("has"));
     assert_eq!(runtime.remove_artefact(&image.id).await.expect("twice"), 0);
 }

@@ -21,7 +21,7 @@ use crate::{
     log::DeploymentLog,
     model::{CommitId, Stage},
     redact::Redactor,
-    runtime::RuntimeError,
+    runtime::{RuntimeError, SeenArtefact, SeenHelper, SeenInstance},
     secret::Secret,
 };
 

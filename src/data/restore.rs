@@ -1,0 +1,422 @@
+//! Putting a set back: what the databases held when it was taken replaces what they hold now.
+//!
+//! Two rules shape everything here.
+//!
+//! **Nothing is touched before everything is known to be good.** First the manifest and every checksum of the set are verified. Then
+//! each part is brought to the point where one small step is left: a PostgreSQL dump is loaded in a transaction that stays open
+//! (`postgres.rs`), a SQLite database is unpacked and checked beside the one it will replace, which is held locked (`sqlite.rs`). Each part
+//! says so at the [`Gate`]; when all have, it opens, and all take that step: `COMMIT`, and a rename. A part that fails, a job that is
+//! cancelled, or time that runs out before that leaves every database as it was.
+//!
+//! **A killed Refit leaves the old data or the new, never half of it.** A transaction whose `COMMIT` never came is rolled back by the server; a file that
+//! was never renamed is found by its name and removed by the next call, or by [`discard_restore_leftovers`]. Between
+//! the first and the last of several parts' steps lie milliseconds; an end just there leaves some parts new, some old, each whole. Doing it again puts
+//! that right: a restore done twice gives the same world.
+//!
+//! What is read is bounded by the size that the manifest recorded and hashed once more on the way, so that a file exchanged after the
+//! verification is not committed either.
+//!
+//! The app must be stopped: its connections to a PostgreSQL database are ended, and a SQLite database that is open in WAL mode elsewhere
+//! is refused.
+
+use std::{
+    fmt,
+    future::Future,
+    path::{Path, PathBuf},
+    pin::Pin,
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{DataError, Manifest, Part, PartKind, WIND_UP, manifest, part, read_manifest, verify_checksums};
+use crate::{
+    config::{Backup, BackupSource, Environment},
+    runtime::{ContainerExec, Job},
+};
+
+mod postgres;
+mod sqlite;
+mod unpack;
+
+/// Times a part's `timeout`, which is for dumping it: loading builds the indexes too.
+const LONGER_THAN_DUMPING: u32 = 4;
+
+/// How long the last step may take once it was begun. A server that waits for an absent standby never answers a `COMMIT`.
+const LAST_STEP: Duration = Duration::from_secs(120);
+
+/// What to put back, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct RestoreRequest<'a> {
+    /// Says where the databases are *now*; of the set's own record only the names and kinds of parts count.
+    pub environment: &'a Environment,
+    /// The set's directory: [`super::which_set`] finds it.
+    pub set: &'a Path,
+}
+
+/// What was put back.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoreReport {
+    /// The set's name.
+    pub set: String,
+    /// In the order of the set.
+    pub restored: Vec<RestoredPart>,
+    /// Parts of the set that were left alone, with the reason.
+    pub skipped: Vec<SkippedPart>,
+    /// Sources in the configuration that the set holds nothing of: their data is as it was.
+    pub absent: Vec<String>,
+    /// Of all restored files, compressed.
+    pub bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RestoredPart {
+    pub name: String,
+    pub kind: PartKind,
+    /// For people: ``PostgreSQL database `guestbook` in container `db` ``.
+    pub place: String,
+    /// Of the file, compressed.
+    pub bytes: u64,
+    pub tables: u64,
+    /// PostgreSQL: rows loaded.
+    pub rows: Option<u64>,
+    /// What a person should know: a damaged database was set aside, and where.
+    pub note: Option<String>,
+    pub duration_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SkippedPart {
+    pub name: String,
+    pub why: String,
+}
+
+/// What an attempt that failed left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Left {
+    /// Every database is as it was.
+    Old,
+    /// The last step was begun: these parts are new, others are old, or it is not known (the engine went away just then). Each is
+    /// whole.
+    Partly { done: Vec<String> },
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Old => f.write_str("no data was changed"),
+            Self::Partly { done } if done.is_empty() => {
+                f.write_str("whether the data was changed is not known; restore it again")
+            }
+            Self::Partly { done } => write!(f, "`{}` was put back already; restore it again", done.join("`, `")),
+        }
+    }
+}
+
+/// Puts back every part of a set that the environment's configuration still has a source for. With the app stopped. Not
+/// two at a time for one environment.
+///
+/// # Errors
+/// [`DataError::Manifest`], [`DataError::Damaged`], [`DataError::Unfit`], [`DataError::Io`]: found before anything was done.
+/// [`DataError::Cancelled`], [`DataError::RestoreTimedOut`]: undone, no data was changed. [`DataError::Restore`] says itself what it left.
+pub async fn restore_set(
+    request: RestoreRequest<'_>,
+    containers: Option<&dyn ContainerExec>,
+    job: &Job,
+) -> Result<RestoreReport, DataError> {
+    let manifest = verified(request.set, job).await?;
+    discard_restore_leftovers(request.environment)?;
+    let plan = Plan::make(&request, &manifest)?;
+    let set = request.set.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let restored = carry_out(&plan, &request, containers, job).await?;
+    Ok(RestoreReport {
+        set,
+        bytes: restored.iter().map(|p| p.bytes).sum(),
+        restored,
+        skipped: plan.skipped,
+        absent: plan.absent,
+    })
+}
+
+/// Removes what a restore that was killed left beside databases of this environment. What was removed.
+///
+/// # Errors
+/// [`DataError::Io`] for the first file that cannot be removed.
+pub fn discard_restore_leftovers(environment: &Environment) -> Result<Vec<PathBuf>, DataError> {
+    let mut removed = Vec::new();
+    for backup in &environment.backups {
+        if let BackupSource::Sqlite { path } = &backup.source {
+            removed.extend(sqlite::discard_leftovers(path)?);
+        }
+    }
+    Ok(removed)
+}
+
+async fn verified(set: &Path, job: &Job) -> Result<Manifest, DataError> {
+    job.log.line(format!("verifying backup {}", set.display()));
+    let dir = set.to_owned();
+    let verifying = tokio::task::spawn_blocking(move || {
+        let verified = verify_checksums(&dir)?;
+        Ok::<_, DataError>((verified, read_manifest(&dir)?))
+    });
+    let (verified, manifest) = tokio::select! {
+        () = job.cancel.cancelled() => return Err(DataError::Cancelled),
+        done = verifying => done.map_err(|e| DataError::dump(format!("verifying was interrupted: {e}")))??,
+    };
+    job.log.line(format!("verified {} files, {}", verified.parts, part::size(verified.bytes)));
+    Ok(manifest)
+}
+
+/// Which part goes where.
+struct Plan<'a> {
+    pairs: Vec<(&'a Part, &'a Backup)>,
+    skipped: Vec<SkippedPart>,
+    absent: Vec<String>,
+}
+
+impl<'a> Plan<'a> {
+    fn make(request: &RestoreRequest<'a>, manifest: &'a Manifest) -> Result<Self, DataError> {
+        let unfit = |why: String| DataError::Unfit { set: request.set.to_owned(), why };
+        let key = &request.environment.key;
+        if (&manifest.app, &manifest.environment) != (&key.app, &key.environment) {
+            let (app, environment) = (&manifest.app, &manifest.environment);
+            return Err(unfit(format!("it is of {app}/{environment}, not of {}/{}", key.app, key.environment)));
+        }
+        let backups = &request.environment.backups;
+        let mut plan = Plan { pairs: Vec::new(), skipped: Vec::new(), absent: Vec::new() };
+        for part in &manifest.parts {
+            match plan.source_of(part, backups) {
+                Ok(backup) => plan.pairs.push((part, backup)),
+                Err(why) => plan.skipped.push(SkippedPart { name: part.name.clone(), why }),
+            }
+        }
+        let known = |name: &str| manifest.parts.iter().any(|p| p.name == name);
+        plan.absent = backups.iter().map(|b| b.name.to_string()).filter(|name| !known(name)).collect();
+        if plan.pairs.is_empty() {
+            return Err(unfit(
+                "it holds nothing that the configuration has a `[[backup]]` of the same name for".to_owned(),
+            ));
+        }
+        Ok(plan)
+    }
+
+    fn source_of(&self, part: &Part, backups: &'a [Backup]) -> Result<&'a Backup, String> {
+        let backup = backups.iter().find(|b| b.name.as_str() == part.name);
+        let backup = backup.ok_or_else(|| format!("the configuration has no `[[backup]]` named `{}`", part.name))?;
+        let kind = match backup.source {
+            BackupSource::Postgres { .. } => PartKind::Postgres,
+            BackupSource::Sqlite { .. } => PartKind::Sqlite,
+        };
+        if kind != part.kind {
+            return Err(format!("the configuration's `{}` is a database of another kind", part.name));
+        }
+        // Two transactions that replace one database would wait for each other.
+        match self.pairs.iter().find(|(_, other)| same_place(&backup.source, &other.source)) {
+            Some((first, _)) => Err(format!("`{}` is of the same database", first.name)),
+            None => Ok(backup),
+        }
+    }
+}
+
+fn same_place(a: &BackupSource, b: &BackupSource) -> bool {
+    match (a, b) {
+        (
+            BackupSource::Postgres { container, database, .. },
+            BackupSource::Postgres { container: other_container, database: other_database, .. },
+        ) => (container, database) == (other_container, other_database),
+        (BackupSource::Sqlite { path }, BackupSource::Sqlite { path: other }) => path == other,
+        _ => false,
+    }
+}
+
+fn place(source: &BackupSource) -> String {
+    match source {
+        BackupSource::Postgres { container, database, .. } => {
+            format!("PostgreSQL database `{database}` in container `{container}`")
+        }
+        BackupSource::Sqlite { path } => format!("SQLite database {}", path.display()),
+    }
+}
+
+/// Where parts that are ready wait until all are.
+struct Gate {
+    ready: mpsc::UnboundedSender<()>,
+    open: watch::Receiver<bool>,
+}
+
+impl Gate {
+    /// Returns when every part has come here. A part that must not wait any longer is dropped or its work cancelled.
+    async fn pass(mut self) -> Result<(), DataError> {
+        let closed = self.ready.send(()).is_err();
+        if closed || self.open.wait_for(|open| *open).await.is_err() {
+            return Err(DataError::Cancelled);
+        }
+        Ok(())
+    }
+}
+
+/// What a part says about itself when it is done.
+#[derive(Debug, Default)]
+struct Loaded {
+    tables: u64,
+    rows: Option<u64>,
+    note: Option<String>,
+}
+
+/// Everything that putting one part back needs.
+struct Work<'a> {
+    part: &'a Part,
+    backup: &'a Backup,
+    set: &'a Path,
+    containers: Option<&'a dyn ContainerExec>,
+    /// Cancelled to give up before the gate has opened; after that, only when the last step takes too long.
+    job: &'a Job,
+}
+
+type Working<'a> = Pin<Box<dyn Future<Output = (usize, Result<RestoredPart, DataError>)> + Send + 'a>>;
+
+/// Runs all parts up to the gate and through it. In the order of the plan.
+async fn carry_out(
+    plan: &Plan<'_>,
+    request: &RestoreRequest<'_>,
+    containers: Option<&dyn ContainerExec>,
+    job: &Job,
+) -> Result<Vec<RestoredPart>, DataError> {
+    let (ready, mut arrivals) = mpsc::unbounded_channel();
+    let (opener, open) = watch::channel(false);
+    let inner = Job { log: job.log.clone(), cancel: CancellationToken::new() };
+    // What is dropped half way must not go on by itself.
+    let _guard = inner.cancel.clone().drop_guard();
+    let works: FuturesUnordered<Working<'_>> = plan
+        .pairs
+        .iter()
+        .enumerate()
+        .map(|(index, (part, backup))| {
+            let work = Work { part, backup, set: request.set, containers, job: &inner };
+            let gate = Gate { ready: ready.clone(), open: open.clone() };
+            Box::pin(async move { (index, work.run(gate).await) }) as Working<'_>
+        })
+        .collect();
+    let mut run = Run { works, restored: Vec::new(), failure: None };
+
+    let longest = plan.pairs.iter().map(|(_, backup)| backup.timeout).max().unwrap_or_default();
+    let limit = longest.saturating_mul(LONGER_THAN_DUMPING);
+    let mut deadline = Box::pin(tokio::time::sleep(limit));
+    let mut missing = plan.pairs.len();
+    while missing > 0 {
+        let given_up = tokio::select! {
+            biased;
+            () = job.cancel.cancelled() => DataError::Cancelled,
+            Some(()) = arrivals.recv() => {
+                missing -= 1;
+                continue;
+            }
+            // Before the gate is open, a part can only end by failing.
+            Some((index, Err(error))) = run.works.next() => plan.failure(index, error),
+            () = &mut deadline => DataError::RestoreTimedOut { limit },
+        };
+        inner.cancel.cancel();
+        // What does not wind up in time is dropped, which ends it in the background.
+        let _ = tokio::time::timeout(WIND_UP, run.to_the_end(plan)).await;
+        return Err(given_up);
+    }
+    job.log.line("everything is ready: replacing the data");
+    let _ = opener.send(true);
+    if tokio::time::timeout(LAST_STEP, run.to_the_end(plan)).await.is_err() {
+        inner.cancel.cancel();
+        let _ = tokio::time::timeout(WIND_UP, run.to_the_end(plan)).await;
+    }
+    run.outcome(plan)
+}
+
+struct Run<'a> {
+    works: FuturesUnordered<Working<'a>>,
+    restored: Vec<(usize, RestoredPart)>,
+    failure: Option<DataError>,
+}
+
+impl Run<'_> {
+    async fn to_the_end(&mut self, plan: &Plan<'_>) {
+        while let Some((index, result)) = self.works.next().await {
+            match result {
+                Ok(part) => self.restored.push((index, part)),
+                Err(error) => {
+                    self.failure.get_or_insert(plan.failure(index, error));
+                }
+            }
+        }
+    }
+
+    /// Of a run whose gate was opened.
+    fn outcome(mut self, plan: &Plan<'_>) -> Result<Vec<RestoredPart>, DataError> {
+        self.restored.sort_by_key(|(index, _)| *index);
+        let done = || self.restored.iter().map(|(_, part)| part.name.clone()).collect();
+        match self.failure {
+            None if self.restored.len() == plan.pairs.len() => {
+                Ok(self.restored.into_iter().map(|(_, part)| part).collect())
+            }
+            Some(DataError::Restore { part, place, why, .. }) => {
+                Err(DataError::Restore { part, place, why, left: Left::Partly { done: done() } })
+            }
+            None | Some(_) => {
+                let unfinished =
+                    (0..plan.pairs.len()).find(|index| !self.restored.iter().any(|(done, _)| done == index));
+                let (part, place) = plan.name_and_place(unfinished.unwrap_or_default());
+                let why = format!("the last step did not end within {LAST_STEP:?}");
+                Err(DataError::Restore { part, place, why, left: Left::Partly { done: done() } })
+            }
+        }
+    }
+}
+
+impl Plan<'_> {
+    fn name_and_place(&self, index: usize) -> (String, String) {
+        self.pairs.get(index).map(|(part, backup)| (part.name.clone(), place(&backup.source))).unwrap_or_default()
+    }
+
+    /// Says which part an error is about.
+    fn failure(&self, index: usize, error: DataError) -> DataError {
+        match error {
+            DataError::Cancelled => DataError::Cancelled,
+            other => {
+                let (part, place) = self.name_and_place(index);
+                DataError::Restore { part, place, why: other.to_string(), left: Left::Old }
+            }
+        }
+    }
+}
+
+impl Work<'_> {
+    async fn run(&self, gate: Gate) -> Result<RestoredPart, DataError> {
+        let begun = Instant::now();
+        let place = place(&self.backup.source);
+        let log = &self.job.log;
+        log.line(format!("restoring `{}` into {place}: {}", self.part.name, part::size(self.part.bytes)));
+        let loaded = match &self.backup.source {
+            BackupSource::Postgres { .. } => postgres::restore(self, gate).await,
+            BackupSource::Sqlite { path } => sqlite::restore(self, path, gate).await,
+        };
+        let loaded = loaded.map_err(|error| match error {
+            DataError::Dump { why } => DataError::Dump { why: log.redactor().mask(&why) },
+            other => other,
+        })?;
+        let rows = loaded.rows.map(|rows| format!(", {rows} rows")).unwrap_or_default();
+        log.line(format!("restored `{}`: {} tables{rows}", self.part.name, loaded.tables));
+        if let Some(note) = &loaded.note {
+            log.line(note);
+        }
+        Ok(RestoredPart {
+            name: self.part.name.clone(),
+            kind: self.part.kind,
+            place,
+            bytes: self.part.bytes,
+            tables: loaded.tables,
+            rows: loaded.rows,
+            note: loaded.note,
+            duration_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+        })
+    }
+}
