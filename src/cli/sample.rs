@@ -159,6 +159,21 @@ pub fn all() -> Vec<Story> {
     let cancelled = view(19, Status::Cancelled, Some(130), until(Stage::Build, S::Undone, S::Undone));
     let mut skipped = view(20, Status::Skipped, Some(0), stages(&[]));
     skipped.error = Some("no path of `paths` changed".to_owned());
+    let gate = |id, status, code, state| {
+        let ends = if status == Status::Failed { S::Undone } else { S::Succeeded };
+        let mut view = view(id, status, code, until(Stage::Tag, ends, S::Succeeded));
+        view.approval = Some(approval(state));
+        view
+    };
+    let awaiting = gate(21, Status::AwaitingApproval, None, ApprovalState::Waiting);
+    let mut rejected = gate(22, Status::Failed, Some(1), ApprovalState::Rejected);
+    rejected.error = Some("rejected by grace: not before Monday".to_owned());
+    let mut expired = gate(23, Status::Failed, Some(1), ApprovalState::Expired);
+    expired.error = Some("nobody approved it in time".to_owned());
+    let mut broken = view(24, Status::Stuck, Some(5), until(Stage::Start, S::Failed, S::Succeeded));
+    broken.trigger.kind = TriggerKind::Rollback;
+    let mut looked = view(25, Status::Stuck, Some(5), until(Stage::Start, S::UndoFailed, S::Succeeded));
+    looked.resolved = Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
     let rollback = RollbackView {
         kind: RollbackKind::Previous,
         to: DeploymentId(2),
@@ -175,24 +190,12 @@ pub fn all() -> Vec<Story> {
     };
     let back_again = rolled(26, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
     let not_begun = rolled(27, Status::Failed, Some(1), until(Stage::Backup, S::Failed, S::Skipped));
-    let mut back_broken = rolled(28, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
-    back_broken.undone = vec!["start: deployment 3 (89abcdef01) is live again".to_owned()];
-    let gate = |id, status, code, state| {
-        let ends = if status == Status::Failed { S::Undone } else { S::Succeeded };
-        let mut view = view(id, status, code, until(Stage::Tag, ends, S::Succeeded));
-        view.approval = Some(approval(state));
-        view
-    };
-    let awaiting = gate(21, Status::AwaitingApproval, None, ApprovalState::Waiting);
-    let mut rejected = gate(22, Status::Failed, Some(1), ApprovalState::Rejected);
-    rejected.error = Some("rejected by grace: not before Monday".to_owned());
-    let mut expired = gate(23, Status::Failed, Some(1), ApprovalState::Expired);
-    expired.error = Some("nobody approved it in time".to_owned());
-    let mut broken = view(24, Status::Stuck, Some(5), until(Stage::Start, S::Failed, S::Succeeded));
-    broken.trigger.kind = TriggerKind::Rollback;
-    let mut looked = view(25, Status::Stuck, Some(5), until(Stage::Start, S::UndoFailed, S::Succeeded));
-    looked.resolved = Some(Resolution { by: "grace".to_owned(), reason: "port 8000 was taken".to_owned(), at: at(60) });
+    let mut failed_back = rolled(28, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
+    failed_back.undone = vec!["start: deployment 3 (89abcdef01) is live again".to_owned()];
     vec![
+        story(back_again, Some(2), &[]),
+        story(not_begun, Some(3), &[]),
+        story(failed_back, Some(3), &[]),
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),
         story(good, Some(12), &[]),
@@ -209,8 +212,5 @@ pub fn all() -> Vec<Story> {
         story(expired, Some(3), &[]),
         story(broken, Some(3), &[]),
         story(looked, Some(3), &[]),
-        story(back_again, Some(2), &[]),
-        story(not_begun, Some(3), &[]),
-        story(back_broken, Some(3), &[]),
     ]
 }

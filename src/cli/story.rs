@@ -8,7 +8,8 @@ use serde::Serialize;
 use super::style::{clip, took};
 use crate::{
     model::{
-        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackKind, Stage, StageStatus, Status,
+        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackKind, Stage, StageStatus,
+        Status, TriggerKind,
     },
     notify::freed,
     pipeline::outcome,
@@ -73,7 +74,11 @@ impl Story {
             Status::RolledBack => format!("deployment {id} of {environment} failed{place} and was rolled back"),
             Status::Stuck => {
                 let critical = if view.resolved.is_some() { "" } else { "CRITICAL: " };
-                format!("{critical}deployment {id} of {environment} failed{place} and could not be undone")
+                if view.trigger.kind == TriggerKind::Rollback {
+                    format!("{critical}rollback {id} of {environment} failed{place}: the way back itself is broken")
+                } else {
+                    format!("{critical}deployment {id} of {environment} failed{place} and could not be undone")
+                }
             }
             Status::Superseded => format!("deployment {id} of {environment} made way for a newer one"),
             Status::Cancelled => format!("deployment {id} of {environment} was cancelled"),
@@ -98,9 +103,8 @@ impl Story {
                 )
             }
             Status::Stuck => {
-                let critical = if view.resolved.is_some() { "" } else { "CRITICAL: " };
                 format!(
-                    "{critical}rollback {id} of {environment} to deployment {to} failed{place}: the way back itself is broken"
+                    "CRITICAL: rollback {id} of {environment} to deployment {to} failed{place}, and a person is needed"
                 )
             }
             Status::Superseded => format!("rollback {id} of {environment} made way for a newer deployment"),
@@ -167,7 +171,7 @@ impl Story {
     pub fn next_step(&self) -> Option<String> {
         let view = &self.deployment;
         let id = view.id;
-        if view.rollback.is_some() && view.status != Status::Stuck {
+        if view.rollback.is_some() {
             return self.after_rollback();
         }
         let again = format!("`refit rerun {id}`");
@@ -182,10 +186,7 @@ impl Story {
             Status::Superseded | Status::Skipped => return None,
             Status::Cancelled => format!("{again} when you are ready"),
             Status::Stuck if view.resolved.is_some() => return None,
-            Status::Stuck => {
-                let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
-                format!("1. {one}; 2. {two}; 3. {three}")
-            }
+            Status::Stuck => after_stuck(view),
             _ if view.exit_code == Some(69) => format!("`refit doctor` says what is missing; then {again}"),
             Status::Failed | Status::RolledBack => match view.failed_stage {
                 Some(Stage::Pull) => format!("`refit doctor` checks the access to the repository; then {again}"),
@@ -205,30 +206,6 @@ impl Story {
                 }
                 Some(Stage::Tag) | None => again,
             },
-        };
-        Some(text)
-    }
-
-    fn after_rollback(&self) -> Option<String> {
-        let view = &self.deployment;
-        let id = view.id;
-        let text = match view.status {
-            Status::Queued | Status::Running | Status::AwaitingApproval => {
-                format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
-            }
-            Status::Succeeded if view.rollback.as_ref().is_some_and(|r| r.kind == RollbackKind::Undo) => {
-                return self.warning();
-            }
-            Status::Succeeded => {
-                let forward = "mend the cause and push: a commit that was left is not deployed again by itself; \
-                               `refit rollback --undo` goes forward again";
-                self.warning().unwrap_or_else(|| forward.to_owned())
-            }
-            Status::Superseded | Status::Skipped | Status::Stuck => return None,
-            _ if view.exit_code == Some(69) => "`refit doctor` says what is missing; then ask for it again".to_owned(),
-            Status::Cancelled | Status::Failed | Status::RolledBack => {
-                "`refit rollback --preview` shows what stands in the way; then ask for it again".to_owned()
-            }
         };
         Some(text)
     }
@@ -254,6 +231,32 @@ impl Story {
         let resolved = self.deployment.resolved.as_ref()?;
         let at = resolved.at.strftime("%Y-%m-%d %H:%M:%S UTC");
         Some(format!("by {} at {at}: {}", clip(&resolved.by, 40), clip(&resolved.reason, 200)))
+    }
+
+    fn after_rollback(&self) -> Option<String> {
+        let view = &self.deployment;
+        let id = view.id;
+        let text = match view.status {
+            Status::Queued | Status::Running | Status::AwaitingApproval => {
+                format!("`refit logs -f {id}` watches it, `refit cancel {id}` stops it")
+            }
+            Status::Succeeded if view.rollback.as_ref().is_some_and(|r| r.kind == RollbackKind::Undo) => {
+                return self.warning();
+            }
+            Status::Succeeded => {
+                let forward = "mend the cause and push: a commit that was left is not deployed again by itself; \
+                               `refit rollback --undo` goes forward again";
+                self.warning().unwrap_or_else(|| forward.to_owned())
+            }
+            Status::Superseded | Status::Skipped => return None,
+            Status::Stuck if view.resolved.is_some() => return None,
+            Status::Stuck => after_stuck(view),
+            _ if view.exit_code == Some(69) => "`refit doctor` says what is missing; then ask for it again".to_owned(),
+            Status::Cancelled | Status::Failed | Status::RolledBack => {
+                "`refit rollback --preview` shows what stands in the way; then ask for it again".to_owned()
+            }
+        };
+        Some(text)
     }
 
     /// Stages that failed without ending the deployment.
@@ -324,4 +327,9 @@ impl Story {
             None => how.to_owned(),
         }
     }
+}
+
+fn after_stuck(view: &DeploymentView) -> String {
+    let [one, two, three] = outcome::stuck_steps(view).map(|(command, what)| format!("`{command}` {what}"));
+    format!("1. {one}; 2. {two}; 3. {three}")
 }

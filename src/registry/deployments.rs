@@ -262,14 +262,14 @@ fn view(row: &SqliteRow, events: &[Recorded]) -> Result<DeploymentView> {
 }
 
 const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deployment = d.id) AS live,
-        back.kind AS rollback_kind, back.target AS rollback_target, back.reason AS rollback_reason,
-        back.forced AS rollback_forced, back.backup AS rollback_backup, back.checks AS rollback_checks,
         a.by AS said_by, a.reason AS said_why, a.at AS said_at,
-        r.by AS resolved_by, r.reason AS resolved_reason, r.at AS resolved_at,
+        s.by AS resolved_by, s.reason AS resolved_reason, s.at AS resolved_at,
+        r.kind AS rollback_kind, r.target AS rollback_target, r.reason AS rollback_reason,
+        r.forced AS rollback_forced, r.backup AS rollback_backup, r.checks AS rollback_checks,
         (SELECT json_group_array(gone.deployment) FROM releases AS gone WHERE gone.retired_by = d.id) AS retired
     FROM deployments AS d
-        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS r ON r.deployment = d.id
-        LEFT JOIN rollbacks AS back ON back.deployment = d.id";
+        LEFT JOIN approvals AS a ON a.deployment = d.id LEFT JOIN resolutions AS s ON s.deployment = d.id
+        LEFT JOIN rollbacks AS r ON r.deployment = d.id";
 
 fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
     let Some(kind) = row.get::<Option<String>, _>("rollback_kind") else { return Ok(None) };
@@ -331,7 +331,8 @@ fn stage_views(saga: &Saga, events: &[Recorded]) -> Vec<StageView> {
         let Some(view) = recorded.event.stage().and_then(|stage| views.iter_mut().find(|v| v.name == stage)) else {
             continue;
         };
-        let took = view.started_at.map(|from| recorded.at.as_millisecond() - from.as_millisecond());
+        // The clock may have been set back meanwhile.
+        let took = view.started_at.map(|from| (recorded.at.as_millisecond() - from.as_millisecond()).max(0));
         match &recorded.event {
             Event::StepStarted { .. } => view.started_at = Some(recorded.at),
             Event::StepSucceeded { output, .. } => {

@@ -303,6 +303,7 @@ fn view(status: Status) -> DeploymentView {
         author: None,
         log: None,
         undone: Vec::new(),
+        rollback: None,
         freed: Some(u64::MAX),
         retired: vec![DeploymentId(i64::MAX); 100],
         approval: Some(ApprovalView {
@@ -314,7 +315,6 @@ fn view(status: Status) -> DeploymentView {
             expires_at: jiff::Timestamp::MAX,
         }),
         resolved: None,
-        rollback: None,
     }
 }
 

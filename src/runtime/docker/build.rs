@@ -43,6 +43,9 @@ const FIRST_WITH_BUILDKIT: u32 = 23;
 /// The head of the answer comes when the whole context was sent, so it may take as long as the build, and a little.
 const HEAD_SLACK: Duration = Duration::from_secs(60);
 
+/// How often a build is begun again that met the removal of another's image.
+const MOST_BEGUN_AGAIN: u32 = 5;
+
 /// The images that keep a build's steps in the cache are named within this time, or not, if it was cut off.
 const KEEP_LIMIT: Duration = Duration::from_secs(5);
 
@@ -98,27 +101,49 @@ async fn build_or_find(
     let changed = file.and_then(|file| file.render(environment.key.app.as_str(), &labels));
     let options = options(request, &context, target, &name, &turn.date);
     let options = if buildkit { with_session(options)? } else { options };
-    let known = changed.is_some();
-    let (options, archive) = match changed {
+    let (options, extra) = match changed {
         Some(text) => {
             let ignore = dockerfile::dockerignore(context.dockerignore());
             let extra = vec![(dockerfile::NAME, text), (".dockerignore", ignore)];
-            (options.dockerfile(dockerfile::NAME), context.stream_with(job.log.clone(), extra))
+            (options.dockerfile(dockerfile::NAME).build(), Some(extra))
         }
-        None => (options.labels(&labels), context.stream(job.log.clone())),
+        None => (options.labels(&labels).build(), None),
     };
     // A BuildKit session outlives its build unless its connection is broken.
     let scope = CancellationToken::new();
     let _end = scope.clone().drop_guard();
-    let progress = Progress::new(job.log.clone(), Arc::clone(trail));
-    let id = send(&engine.within(&scope)?, archive, options.build(), progress, &name, build.timeout, job).await?;
-    if known
+    let docker_of_build = engine.within(&scope)?;
+    let mut begun_again = 0;
+    let id = loop {
+        let archive = match extra.clone() {
+            Some(extra) => context.stream_with(job.log.clone(), extra),
+            None => context.stream(job.log.clone()),
+        };
+        let progress = Progress::new(job.log.clone(), Arc::clone(trail));
+        match send(&docker_of_build, archive, options.clone(), progress, &name, build.timeout, job).await {
+            Err(error) if lost_in_cache(&error) && begun_again < MOST_BEGUN_AGAIN => {
+                begun_again += 1;
+                trail.begin_again();
+                job.log.line("an image went away while the engine looked through its cache: the build is begun again");
+            }
+            ended => break ended?,
+        }
+    };
+    if extra.is_some()
         && let Err(error) =
             leftovers::keep_cache(docker, &environment.key, request.target, &trail.finished(), true).await
     {
         job.log.line(format!("warning: the next build may find less in the cache: {error}"));
     }
     Ok(Artefact { id, name: name.to_string(), reused: false })
+}
+
+/// The classic builder lists the images that were built on the same one and then looks at each for the step. Where one is removed in
+/// between (another app on the same base image clears away) it fails, and everything is well the next time. Its words are
+/// those of `getLocalCachedImage` in <https://github.com/moby/moby/blob/v20.10.0/image/cache/cache.go>.
+fn lost_in_cache(error: &RuntimeError) -> bool {
+    let RuntimeError::Failed { why, .. } = error else { return false };
+    why.lines().next().is_some_and(|line| line.contains(": unable to find image \"sha256:"))
 }
 
 /// `guestbook:0123456789`, or `guestbook-test:unit-0123456789` for a test's target, which outside of production ends with the

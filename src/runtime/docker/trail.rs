@@ -68,6 +68,12 @@ impl Trail {
         made.before = made.last.replace(id.to_owned());
     }
 
+    /// Forgets what a build has made that is begun again; it finds that in the cache.
+    pub(super) fn begin_again(&self) {
+        *self.made() = Made::default();
+        self.begun.send_replace(0);
+    }
+
     /// The images with which every step of a finished build is kept in the cache, but for its last, which labels the image.
     pub(super) fn finished(&self) -> Vec<String> {
         let made = self.made();

@@ -1,4 +1,5 @@
 use super::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 async fn labels(fixture: &Fixture, image: &str) -> std::collections::HashMap<String, String> {
     let image = fixture.runtime.docker.inspect_image(image).await.expect("image");
@@ -222,4 +223,66 @@ async fn buildkits_session_ends_with_its_build() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("{} connections are still open", open.load(Ordering::SeqCst));
+}
+
+/// An engine's socket that fails the first build as the classic builder does when an image is removed beside it.
+fn failing_once(path: &std::path::Path) -> Arc<AtomicU32> {
+    const ERROR: &str =
+        "unable to find image \\\"sha256:c78fc1d8868d1f0b623674094bf0f76e0904930deda844ca53329e68fe21bf82\\\"";
+    let builds = Arc::new(AtomicU32::new(0));
+    let listener = tokio::net::UnixListener::bind(path).expect("bind");
+    let count = Arc::clone(&builds);
+    tokio::spawn(async move {
+        while let Ok((near, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let (mut from, mut to) = near.into_split();
+                let far = tokio::net::UnixStream::connect(DEFAULT_SOCKET).await.expect("engine");
+                let (mut answers, mut requests) = far.into_split();
+                let (mut asked, mut said) = (vec![0; 64 * 1024], vec![0; 64 * 1024]);
+                loop {
+                    tokio::select! {
+                        read = answers.read(&mut said) => match read {
+                            Ok(n @ 1..) => drop(to.write_all(&said[..n]).await),
+                            _ => return,
+                        },
+                        read = from.read(&mut asked) => {
+                            let Ok(n @ 1..) = read else { return };
+                            // Requests are not pipelined, so each begins a chunk.
+                            let head = String::from_utf8_lossy(&asked[..n.min(200)]).into_owned();
+                            let build = head.starts_with("POST ") && head.contains("/build?");
+                            if build && count.fetch_add(1, Ordering::SeqCst) == 0 {
+                                break;
+                            }
+                            requests.write_all(&asked[..n]).await.expect("engine");
+                        }
+                    }
+                }
+                let body = format!(
+                    "{{\"stream\":\"Step 1/2 : FROM x\\nStep 2/2 : LABEL a=b\\n\"}}\r\n{{\"errorDetail\":{{\"message\":\"{ERROR}\"}},\"error\":\"{ERROR}\"}}\r\n"
+                );
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length:";
+                let answer = format!("{head} {}\r\n\r\n{body}", body.len());
+                to.write_all(answer.as_bytes()).await.expect("client");
+                drop(tokio::io::copy(&mut from, &mut tokio::io::sink()).await);
+            });
+        }
+    });
+    builds
+}
+
+#[tokio::test]
+async fn a_build_that_met_the_removal_of_anothers_image_is_begun_again() {
+    let mut fixture = Fixture::new().await;
+    fixture.environment.build.builder = Builder::Classic;
+    let dir = tempfile::tempdir().expect("tempdir");
+    let path = dir.path().join("docker.sock");
+    let builds = failing_once(&path);
+    let engine = Engine::connect(Some(&format!("unix://{}", path.display()))).expect("engine");
+    fixture.runtime = DockerRuntime::new(engine);
+    let commit = fixture.commit("RUN echo it-was-built");
+    let artefact = fixture.build(&commit, None).await.expect("build");
+    assert!(!artefact.reused);
+    assert_eq!(builds.load(Ordering::SeqCst), 2, "{}", fixture.said());
+    assert!(fixture.said().contains("it-was-built"), "{}", fixture.said());
 }
