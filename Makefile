@@ -11,7 +11,7 @@ MAKEFLAGS += --no-print-directory
 export LC_ALL := C.UTF-8
 export CARGO_TERM_COLOR ?= auto
 
-.PHONY: help demo test bench fmt lint check-dependencies
+.PHONY: help demo test torture bench fmt lint check-dependencies
 
 help: ## Show this list
 	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 28
@@ -26,6 +26,15 @@ test: ## Set the machine up, then lints and every test
 	scripts/test-images
 	$(MAKE) lint check-dependencies
 	scripts/run-tests
+
+ROUNDS ?= 50
+SEED ?= $(shell date +%s)
+
+torture: ## Deployments with several faults each, drawn by chance: ROUNDS of them, from SEED on
+	@scripts/setup-machine test
+	scripts/test-images busybox
+	export REFIT_TORTURE_ROUNDS=$(ROUNDS) REFIT_TORTURE_SEED=$(SEED)
+	cargo test --locked --test it -- --exact --nocapture matrix::torture::docker_torture
 
 bench: ## Measure against bare Docker and Debian's webhook
 	@scripts/setup-machine bench

@@ -320,14 +320,14 @@ async fn carry_out(
         };
         inner.cancel.cancel();
         // What does not wind up in time is dropped, which ends it in the background.
-        let _ = tokio::time::timeout(WIND_UP, run.to_the_end(plan)).await;
+        let _ = tokio::time::timeout(WIND_UP, run.finish(plan)).await;
         return Err(given_up);
     }
     job.log.line("everything is ready: replacing the data");
     let _ = opener.send(true);
-    if tokio::time::timeout(LAST_STEP, run.to_the_end(plan)).await.is_err() {
+    if tokio::time::timeout(LAST_STEP, run.finish(plan)).await.is_err() {
         inner.cancel.cancel();
-        let _ = tokio::time::timeout(WIND_UP, run.to_the_end(plan)).await;
+        let _ = tokio::time::timeout(WIND_UP, run.finish(plan)).await;
     }
     run.outcome(plan)
 }
@@ -339,7 +339,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    async fn to_the_end(&mut self, plan: &Plan<'_>) {
+    async fn finish(&mut self, plan: &Plan<'_>) {
         while let Some((index, result)) = self.works.next().await {
             match result {
                 Ok(part) => self.restored.push((index, part)),

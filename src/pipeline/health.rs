@@ -50,8 +50,17 @@ pub async fn judge(
     let mut last_error = "it was never probed".to_owned();
     let mut logged = String::new();
     loop {
-        let (address, image_health) = alive(runtime, instance).await?;
-        match probe(runtime, http, environment, instance, address, image_health, started).await {
+        let look = async {
+            let (address, image_health) = alive(runtime, instance).await?;
+            Ok::<_, StageFailure>(probe(runtime, http, environment, instance, address, image_health, started).await)
+        };
+        // An engine that hangs does not stretch the deadline.
+        let left = health.deadline.saturating_sub(started.elapsed()).max(health.timeout);
+        let looked = tokio::select! {
+            looked = tokio::time::timeout(left, look) => looked,
+            () = job.cancel.cancelled() => return Err(StageFailure::cancelled()),
+        };
+        match looked.map_err(|_| no_word(instance, health.deadline))?? {
             Ok(()) => {
                 if good == 0 {
                     first_answer = Instant::now();
@@ -102,6 +111,16 @@ pub async fn now(world: &Arc<World>, environment: Arc<Environment>, instance: &I
     let job = Job { log, cancel: CancellationToken::new() };
     let step = Step { world: Arc::clone(world), environment, deployment: instance.deployment, job };
     smoke::once(&step, instance).await.map(drop)
+}
+
+fn no_word(instance: &Instance, deadline: Duration) -> StageFailure {
+    StageFailure {
+        kind: FailureKind::Unavailable,
+        message: format!(
+            "nothing was heard of {} within {deadline:?} (`start.health.deadline`): what runs it does not answer",
+            instance.name
+        ),
+    }
 }
 
 /// The address and the image's own verdict of an instance that runs and never restarted.

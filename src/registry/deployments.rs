@@ -331,7 +331,8 @@ fn stage_views(saga: &Saga, events: &[Recorded]) -> Vec<StageView> {
         let Some(view) = recorded.event.stage().and_then(|stage| views.iter_mut().find(|v| v.name == stage)) else {
             continue;
         };
-        let took = view.started_at.map(|from| recorded.at.as_millisecond() - from.as_millisecond());
+        // The clock may have been set back meanwhile.
+        let took = view.started_at.map(|from| (recorded.at.as_millisecond() - from.as_millisecond()).max(0));
         match &recorded.event {
             Event::StepStarted { .. } => view.started_at = Some(recorded.at),
             Event::StepSucceeded { output, .. } => {

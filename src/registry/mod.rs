@@ -17,7 +17,7 @@ use std::{fs::File, path::Path, time::Duration};
 
 use jiff::Timestamp;
 use sqlx::{
-    SqlitePool,
+    Connection, SqlitePool,
     migrate::Migrator,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -181,6 +181,15 @@ fn pool(connections: u32) -> SqlitePoolOptions {
         .min_connections(0)
         .idle_timeout(None)
         .test_before_acquire(false)
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                // A transaction that was dropped is rolled back now.
+                connection.ping().await?;
+                // A full disk makes SQLite end the transaction by itself. The rollback then fails, and the connection would believe
+                // in that transaction, and refuse others, for ever: it makes way for a new one.
+                Ok(!connection.is_in_transaction())
+            })
+        })
 }
 
 fn query(operation: &'static str) -> impl FnOnce(sqlx::Error) -> RegistryError {

@@ -44,6 +44,25 @@ pub(super) fn new_deployment(digit: char) -> NewDeployment {
     }
 }
 
+/// The disk is full as SQLite sees it: the file may not grow.
+#[tokio::test]
+async fn a_full_disk_that_has_room_again_is_written_to_again() -> Done {
+    let (_dir, registry) = registry().await?;
+    // This limit is the connection's own, and goes with it.
+    sqlx::query("PRAGMA max_page_count = 1").execute(&registry.write).await?;
+    let mut refused = None;
+    for _ in 0..1000 {
+        refused = registry.enqueue(&new_deployment('1')).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    let refused = refused.ok_or("the file grew")?;
+    assert!(refused.hint().contains("free some space"), "{refused}");
+    registry.enqueue(&new_deployment('2')).await?;
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_delivery_is_taken_once_whatever_the_batch() -> Done {
     let (_dir, registry) = registry().await?;

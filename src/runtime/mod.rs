@@ -254,6 +254,10 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
 
     async fn inspect(&self, instance: &Instance) -> Result<InstanceState>;
 
+    /// Returns soon after an instance that runs has ended, whether it is started again or not. Of one that ended before the call nothing need be
+    /// said: `inspect` knows.
+    async fn wait_exit(&self, instance: &Instance) -> Result<()>;
+
     /// The last lines it printed.
     async fn tail(&self, instance: &Instance, lines: usize) -> Result<Vec<String>>;
 

@@ -1,73 +1,9 @@
 //! Threat 27: Docker down at the start, hung, and stopped in the middle. The engine of this machine is shared, so what is away is
 //! the way to it: a socket of our own that leads to the real one, to nobody, or into silence.
 
-use std::{
-    io,
-    os::unix::net::{UnixListener, UnixStream},
-    path::PathBuf,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-};
+use std::{os::unix::net::UnixListener, thread};
 
-use crate::support::{Site, docker, http, poll};
-
-/// A Unix socket before the engine's, which can be cut.
-struct Proxy {
-    path: PathBuf,
-    open: Arc<AtomicBool>,
-    streams: Arc<Mutex<Vec<UnixStream>>>,
-}
-
-impl Proxy {
-    fn start(path: PathBuf) -> Self {
-        let listener = UnixListener::bind(&path).expect("a socket");
-        let open = Arc::new(AtomicBool::new(true));
-        let streams: Arc<Mutex<Vec<UnixStream>>> = Arc::default();
-        let (is_open, kept) = (Arc::clone(&open), Arc::clone(&streams));
-        thread::spawn(move || {
-            for client in listener.incoming().flatten() {
-                if !is_open.load(Ordering::SeqCst) {
-                    continue;
-                }
-                let Ok(engine) = UnixStream::connect("/var/run/docker.sock") else { continue };
-                let mut kept = kept.lock().expect("a lock");
-                for stream in [&client, &engine] {
-                    kept.push(stream.try_clone().expect("a handle"));
-                }
-                pump(&client, &engine);
-                pump(&engine, &client);
-            }
-        });
-        Self { path, open, streams }
-    }
-
-    /// Ends every connection and takes no more.
-    fn cut(&self) {
-        self.open.store(false, Ordering::SeqCst);
-        for stream in self.streams.lock().expect("a lock").drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.open.store(true, Ordering::SeqCst);
-    }
-
-    fn host(&self) -> String {
-        format!("unix://{}", self.path.display())
-    }
-}
-
-fn pump(from: &UnixStream, to: &UnixStream) {
-    let (mut from, mut to) = (from.try_clone().expect("a handle"), to.try_clone().expect("a handle"));
-    thread::spawn(move || {
-        let _ = io::copy(&mut from, &mut to);
-        let _ = to.shutdown(std::net::Shutdown::Write);
-    });
-}
+use crate::support::{Site, docker, http, poll, proxy::Proxy};
 
 #[test]
 fn docker_is_down_at_the_start() {
@@ -165,4 +101,60 @@ fn docker_goes_away_in_the_middle_and_comes_back() {
     site.push("good again");
     site.refit(&["deploy"]).expect(0);
     site.expect_page("two");
+}
+
+/// An engine that hangs while the candidate is judged: the health deadline holds all the same. And one that goes on hanging while that is undone:
+/// it is waited for, and the old version is back when the engine is.
+#[test]
+fn docker_hangs_in_the_middle_of_start_and_of_its_undo() {
+    let mut site = Site::docker().with("[start.health]\npath = \"/health\"\ninterval = \"50ms\"\ndeadline = \"6s\"\n");
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    site = site.env("DOCKER_HOST", &proxy.host());
+    site.push("good");
+    site.deploy(0);
+    site.write("run.sh", "sleep 600\n");
+    site.push("never healthy");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    let candidate = [format!("refit-{}-production-2", site.app)];
+    site.wait_for("its start", |d| d["stages"][6]["status"] == "running" && site.containers(true) == candidate);
+    proxy.hang();
+    // By the deadline, and not by the two minutes that a call may take.
+    let failed = site.wait_for("the failure", |d| d["stages"][6]["error"].is_string());
+    assert_eq!(failed["status"], "running", "{failed:#}");
+    let error = failed["stages"][6]["error"].to_string();
+    assert!(error.contains("nothing was heard of") || error.contains("not healthy within"), "{error}");
+    assert_eq!(site.page(), None, "nothing can be started yet");
+    proxy.mend();
+    let ended = site.settled();
+    assert_eq!((&ended["status"], &ended["exit_code"]), (&"rolled_back".into(), &3.into()), "{ended:#}");
+    site.expect_page("one");
+    assert_eq!(site.containers(false).len(), 1, "{:?}", site.containers(false));
+}
+
+/// One that hangs for a while when the old version is about to be started again.
+#[test]
+fn docker_hangs_in_the_undo_of_start() {
+    let mut site = Site::docker();
+    let proxy = Proxy::start(site.path().join("engine.sock"));
+    let pause = site.path().join("paused");
+    site = site.env("DOCKER_HOST", &proxy.host());
+    site.push("good");
+    site.deploy(0);
+    site = site.env("REFIT_FAULT", &format!("undo:start:intent=pause:{}", pause.display()));
+    site.write("run.sh", "exit 1\n");
+    site.push("dies");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    poll(|| pause.exists().then_some(())).expect("it is to be undone");
+    proxy.hang();
+    std::fs::remove_file(&pause).unwrap();
+    site.wait_for("the undo", |d| d["stages"][6]["status"] == "failed");
+    assert_eq!(site.newest()["status"], "running");
+    assert_eq!(site.page(), None, "nothing can be started yet");
+    proxy.mend();
+    let ended = site.settled();
+    assert_eq!((&ended["status"], &ended["exit_code"]), (&"rolled_back".into(), &3.into()), "{ended:#}");
+    site.expect_page("one");
+    assert_eq!(site.containers(false).len(), 1, "{:?}", site.containers(false));
 }

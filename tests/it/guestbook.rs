@@ -1,6 +1,6 @@
 //! The example app with its own `pipeline.toml`, its PostgreSQL and its unit tests: all eight stages by a signed push.
 
-mod setup;
+pub mod setup;
 
 use serde_json::Value;
 

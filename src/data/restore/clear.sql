@@ -77,8 +77,10 @@ BEGIN
         FROM pg_depend d JOIN pg_namespace n ON d.refclassid = 'pg_namespace'::regclass AND d.refobjid = n.oid
         WHERE n.nspname = 'public' AND d.deptype = 'n' AND d.objsubid = 0
           AND d.classid NOT IN ('pg_extension'::regclass, 'pg_default_acl'::regclass)
+          -- The columns of a partition key depend internally on their own table: only what concerns the whole object counts.
           AND NOT EXISTS (
-              SELECT FROM pg_depend m WHERE m.classid = d.classid AND m.objid = d.objid AND m.deptype IN ('e', 'i'))
+              SELECT FROM pg_depend m
+              WHERE m.classid = d.classid AND m.objid = d.objid AND m.objsubid = 0 AND m.deptype IN ('e', 'i'))
     ) AS o, pg_identify_object(o.classid, o.objid, 0) AS i;
     FOREACH command IN ARRAY coalesce(commands, '{}') LOOP
         EXECUTE command;

@@ -182,7 +182,7 @@ fn succeeded(program: &str, outcome: &ExecOutcome) -> Result<(), DataError> {
     let said = outcome.output.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join("\n");
     let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
     let hint = if said.contains("lock timeout") {
-        " (another connection holds it and could not be ended: close it; `pg_stat_activity` lists them)"
+        "; another connection holds a lock and could not be ended: close it (`pg_stat_activity` lists them)"
     } else {
         ""
     };

@@ -3,6 +3,8 @@ use serde_json::json;
 
 use super::*;
 
+mod legal;
+
 fn begun() -> Event {
     Event::Begun { previous: Some(DeploymentId(1)), rollback_to: None }
 }

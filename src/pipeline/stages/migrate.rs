@@ -6,6 +6,7 @@ use super::{Done, Progress, StageFailure, Step, backup, within};
 use crate::{
     config::Migrate,
     model::CommitId,
+    pipeline::journal::FailureKind,
     registry::Facts,
     runtime::{Job, OneOff},
 };
@@ -37,17 +38,20 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     };
     let backup = fresh_backup(step, migrate, &input).await?;
     let before = version(step, migrate, &input).await?;
-    let code = within(migrate.timeout, "the migration", &step.job.cancel, async |cancel| {
+    let ran = within(migrate.timeout, "the migration", &step.job.cancel, async |cancel| {
         let job = Job { log: step.job.log.clone(), cancel };
         Ok(one_off(step, &input, &migrate.run, "migrate", &job).await?.code)
     })
-    .await?;
-    if code != 0 {
+    .await;
+    let failure = match ran {
+        Ok(0) => None,
+        Ok(code) => Some(StageFailure::failed(format!("the migration failed with exit code {code}"))),
+        Err(failure) if failure.kind == FailureKind::TimedOut => Some(failure),
+        Err(failure) => return Err(failure),
+    };
+    if let Some(failure) = failure {
         let after = version(step, migrate, &input).await.unwrap_or_default();
-        return Err(StageFailure::failed(format!(
-            "the migration failed with exit code {code}{}",
-            moved(&before, &after)
-        )));
+        return Err(StageFailure { message: format!("{}{}", failure.message, moved(&before, &after)), ..failure });
     }
     let after = version(step, migrate, &input).await?;
     if let (Some(before), Some(after)) = (&before, &after) {

@@ -18,7 +18,7 @@ use crate::{
     model::{CommitId, DeploymentId, Stage},
     pipeline::{World, journal::FailureKind},
     registry::{Facts, Release},
-    runtime::{Artefact, Instance, Job, RuntimeError},
+    runtime::{Artefact, Instance, Job, Runtime, RuntimeError},
 };
 
 pub mod backup;
@@ -267,6 +267,16 @@ where
             }
         }
         () = async { cancel.cancelled().await; tokio::time::sleep(GRACE).await } => Err(StageFailure::cancelled()),
+    }
+}
+
+/// Puts an app's last lines into the log. They are worth a moment, and not the two minutes that an engine which hangs may take.
+async fn quote(step: &Step, runtime: &dyn Runtime, instance: &Instance) {
+    const MOMENT: Duration = Duration::from_secs(5);
+    let tail = tokio::time::timeout(MOMENT, runtime.tail(instance, crate::log::TAIL_LINES / 2)).await;
+    let tail = tail.ok().and_then(Result::ok).unwrap_or_default();
+    if !tail.is_empty() {
+        step.job.log.line(format!("last lines of {}:\n{}", instance.name, tail.join("\n")));
     }
 }
 

@@ -1,12 +1,15 @@
 //! smoke: the checks through the public way, then a bake time in which they go on. A failure sends the traffic back.
 
-use std::time::{Duration, Instant};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step, within};
 use crate::{
-    pipeline::checks,
+    pipeline::{checks, journal::FailureKind},
     runtime::{Instance, InstanceState, Job},
 };
 
@@ -36,24 +39,65 @@ pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
-    let smoke = &step.environment.smoke;
-    let first = once(step, &input.instance).await?;
+    let (smoke, instance) = (&step.environment.smoke, &input.instance);
+    let checks = while_it_runs(step, instance, once(step, instance)).await?;
     let began = Instant::now();
-    let mut rounds = 1;
+    let rounds =
+        while_it_runs(step, instance, bake(step, instance, began)).await.map_err(|failure| match failure.kind {
+            FailureKind::Cancelled => failure,
+            _ => StageFailure {
+                message: format!("{} ({:.1} s into the bake time)", failure.message, began.elapsed().as_secs_f64()),
+                ..failure
+            },
+        })?;
+    let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
+    Done::new(&Output { checks, bake_ms, rounds: rounds + 1 })
+}
+
+/// The rounds after the first one; how many there were.
+async fn bake(step: &Step, instance: &Instance, began: Instant) -> Result<u32, StageFailure> {
+    let smoke = &step.environment.smoke;
+    let mut rounds = 0;
     while began.elapsed() < smoke.bake {
         let pause = smoke.interval.min(smoke.bake.saturating_sub(began.elapsed()));
         tokio::select! {
             () = tokio::time::sleep(pause.max(Duration::from_millis(1))) => {}
             () = step.job.cancel.cancelled() => return Err(StageFailure::cancelled()),
         }
-        round(step, &input.instance, false).await.map_err(|failure| StageFailure {
-            message: format!("{} ({:.1} s into the bake time)", failure.message, began.elapsed().as_secs_f64()),
-            ..failure
-        })?;
+        within(smoke.timeout, "a round of smoke checks", &step.job.cancel, async |cancel| {
+            let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
+            round(&step, instance, false).await
+        })
+        .await?;
         rounds += 1;
     }
-    let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
-    Done::new(&Output { checks: first, bake_ms, rounds })
+    Ok(rounds)
+}
+
+/// `work`, unless the instance ends meanwhile: that is said at once, and not only when the next check finds nobody.
+async fn while_it_runs<T>(
+    step: &Step,
+    instance: &Instance,
+    work: impl Future<Output = Result<T, StageFailure>>,
+) -> Result<T, StageFailure> {
+    tokio::select! {
+        result = work => result,
+        failure = its_end(step, instance) => Err(failure),
+    }
+}
+
+async fn its_end(step: &Step, instance: &Instance) -> StageFailure {
+    let runtime = step.world.runtime(&step.environment);
+    loop {
+        // An engine that does not answer now is asked again; that it is away is for the rounds to say.
+        if runtime.wait_exit(instance).await.is_ok()
+            && let Ok(Some(gone)) = gone(step, instance).await
+        {
+            quote(step, instance).await;
+            return StageFailure::failed(format!("{} {gone}", instance.name));
+        }
+        tokio::time::sleep(step.environment.smoke.interval).await;
+    }
 }
 
 /// The first round, within its time.
@@ -116,9 +160,5 @@ async fn gone(step: &Step, instance: &Instance) -> Result<Option<String>, StageF
 
 /// The app's last lines, for the report.
 async fn quote(step: &Step, instance: &Instance) {
-    let runtime = step.world.runtime(&step.environment);
-    let tail = runtime.tail(instance, crate::log::TAIL_LINES / 2).await.unwrap_or_default();
-    if !tail.is_empty() {
-        step.job.log.line(format!("last lines of {}:\n{}", instance.name, tail.join("\n")));
-    }
+    super::quote(step, step.world.runtime(&step.environment).as_ref(), instance).await;
 }

@@ -197,10 +197,7 @@ async fn judge(
     let runtime = step.world.runtime(environment);
     let judged = health::judge(runtime.as_ref(), step.world.http(), environment, instance, started, &step.job).await;
     if judged.is_err() {
-        let tail = runtime.tail(instance, crate::log::TAIL_LINES / 2).await.unwrap_or_default();
-        if !tail.is_empty() {
-            step.job.log.line(format!("last lines of {}:\n{}", instance.name, tail.join("\n")));
-        }
+        super::quote(step, runtime.as_ref(), instance).await;
     }
     judged
 }

@@ -11,11 +11,12 @@ use std::{
 
 use bollard::{
     Docker,
+    errors::Error,
     exec::StartExecResults,
     models::{ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig, HealthStatusEnum, NetworkConnectRequest},
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptionsBuilder, ListContainersOptionsBuilder,
-        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder,
+        LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
     },
 };
 use futures_util::{StreamExt, future::try_join_all};
@@ -138,6 +139,16 @@ pub(super) async fn size(docker: &Docker, instance: &Instance) -> Result<u64> {
     Ok(inspected.and_then(|c| c.size_rw).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
 }
 
+/// The engine tells of the next exit only, and answers then.
+pub(super) async fn wait_exit(docker: &Docker, instance: &Instance) -> Result<()> {
+    let options = WaitContainerOptionsBuilder::new().condition("next-exit").build();
+    match docker.wait_container(&instance.name, Some(options)).next().await {
+        // bollard makes an error of every exit code but zero.
+        None | Some(Ok(_) | Err(Error::DockerContainerWaitError { .. })) => Ok(()),
+        Some(Err(error)) => Err(failure(format!("wait for the end of container {}", instance.name), error)),
+    }
+}
+
 fn state(container: &ContainerInspectResponse) -> InstanceState {
     let Some(state) = &container.state else { return InstanceState::Missing };
     let restarts = container.restart_count.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
@@ -231,7 +242,7 @@ pub(super) async fn exec(
     }
 }
 
-async fn follow_exec(docker: &Docker, id: &str) -> std::result::Result<ExecOutcome, bollard::errors::Error> {
+async fn follow_exec(docker: &Docker, id: &str) -> std::result::Result<ExecOutcome, Error> {
     let (mut lines, mut tail) = (Lines::default(), Tail::new(TAIL_LINES));
     if let StartExecResults::Attached { mut output, .. } = docker.start_exec(id, None).await? {
         while let Some(piece) = output.next().await {

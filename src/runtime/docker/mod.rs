@@ -185,6 +185,10 @@ impl Runtime for DockerRuntime {
         instances::inspect(&self.docker, instance).await
     }
 
+    async fn wait_exit(&self, instance: &Instance) -> Result<()> {
+        instances::wait_exit(&self.docker, instance).await
+    }
+
     async fn tail(&self, instance: &Instance, lines: usize) -> Result<Vec<String>> {
         instances::tail(&self.docker, instance, lines).await
     }

@@ -45,6 +45,9 @@ pub mod supervisor;
 /// The stages have their own timeouts and cancel the job; this is only what an unlimited program is given.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
+/// Between two looks at an instance that is watched.
+const WATCH_EVERY: Duration = Duration::from_millis(50);
+
 /// Apps as processes, below one directory.
 #[derive(Debug, Clone)]
 pub struct ProcessRuntime {
@@ -140,6 +143,14 @@ impl Runtime for ProcessRuntime {
 
     async fn inspect(&self, instance: &Instance) -> Result<InstanceState> {
         self.instance(instance)?.inspect().await
+    }
+
+    async fn wait_exit(&self, instance: &Instance) -> Result<()> {
+        let dir = self.instance(instance)?;
+        while let InstanceState::Running { restarts: 0, .. } = dir.inspect().await? {
+            tokio::time::sleep(WATCH_EVERY).await;
+        }
+        Ok(())
     }
 
     async fn tail(&self, instance: &Instance, lines: usize) -> Result<Vec<String>> {

@@ -18,6 +18,8 @@ mod ports;
 #[expect(dead_code, reason = "the notifier's own tests, which share it, order the other kinds of trouble")]
 pub mod telegram;
 
+pub mod proxy;
+
 pub use ports::free_port;
 
 /// How long anything is waited for; a test that needs it has failed.
@@ -187,8 +189,14 @@ impl Site {
     }
 
     pub fn env(mut self, key: &str, value: &str) -> Self {
-        self.env.push((key.into(), value.into()));
+        self.set_env(key, value);
         self
+    }
+
+    /// A variable of every process from now on.
+    pub fn set_env(&mut self, key: &str, value: &str) {
+        self.env.retain(|(k, _)| k != key);
+        self.env.push((key.into(), value.into()));
     }
 
     fn write_config(&self) {
@@ -341,21 +349,43 @@ impl Site {
     // ---- the daemon
 
     pub fn serve(&mut self) {
+        self.spawn_daemon();
+        assert!(self.daemon_is_up(), "the daemon is not up: {}", self.daemon_log());
+    }
+
+    /// Starts the daemon and does not wait for it: one that was ordered to die may never answer.
+    pub fn spawn_daemon(&mut self) {
         let log =
             fs::File::options().create(true).append(true).open(self.path().join("daemon.log")).expect("a log file");
-        let child = self
-            .refit_command(&["serve"])
-            .stdout(log.try_clone().expect("a handle"))
-            .stderr(log)
-            .spawn()
-            .expect("the daemon starts");
-        self.daemon = Some(child);
-        let log = self.path().join("daemon.log");
+        let mut serve = self.refit_command(&["serve"]);
+        let child = serve.stdout(log.try_clone().expect("a handle")).stderr(log).spawn();
+        self.daemon = Some(child.expect("the daemon starts"));
+    }
+
+    /// Waits until the daemon answers; `false` if it ended instead.
+    pub fn daemon_is_up(&mut self) -> bool {
         let up = poll(|| {
+            if self.daemon_has_ended() {
+                return Some(false);
+            }
             // 503 is an answer too: the daemon is up, and Docker may not be.
-            http(self.http, "GET", "/_deploy/health", &[], b"").ok().map(drop)
+            http(self.http, "GET", "/_deploy/health", &[], b"").ok().map(|_| true)
         });
-        up.unwrap_or_else(|| panic!("the daemon is not up: {}", fs::read_to_string(log).unwrap_or_default()));
+        up.unwrap_or_else(|| panic!("the daemon is not up: {}", self.daemon_log()))
+    }
+
+    /// Whether it is gone, however it went.
+    pub fn daemon_has_ended(&mut self) -> bool {
+        let ended = self.daemon.as_mut().is_none_or(|child| child.try_wait().expect("a child").is_some());
+        if ended {
+            self.daemon = None;
+        }
+        ended
+    }
+
+    /// Waits until the daemon ended by itself; `false` if it does not.
+    pub fn daemon_ends(&mut self) -> bool {
+        poll(|| self.daemon_has_ended().then_some(())).is_some()
     }
 
     pub fn daemon_pid(&self) -> i32 {

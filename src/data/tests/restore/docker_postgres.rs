@@ -16,7 +16,7 @@ CREATE DOMAIN positive AS int CHECK (VALUE > 0);
 CREATE TYPE pair AS (a positive, b text);
 CREATE TYPE span AS RANGE (subtype = float8);
 CREATE FUNCTION add(pair, pair) RETURNS pair LANGUAGE sql IMMUTABLE AS 'SELECT ROW($1.a + $2.a, $1.b || $2.b)::pair';
-CREATE OPERATOR ++ (LEFTARG = pair, RIGHTARG = pair, FUNCTION = add);
+CREATE OPERATOR ||| (LEFTARG = pair, RIGHTARG = pair, FUNCTION = add);
 CREATE AGGREGATE together(pair) (SFUNC = add, STYPE = pair);
 CREATE PROCEDURE nop() LANGUAGE plpgsql AS 'BEGIN END';
 CREATE FUNCTION to_pair(int) RETURNS pair LANGUAGE sql IMMUTABLE AS $$SELECT ROW($1, 'n')::pair$$;
@@ -49,7 +49,8 @@ CREATE TABLE gone (at pair); DROP TABLE parts_1; DROP EXTENSION pgcrypto; DROP P
 
 /// What `pg_dump` says of a database, but for what is random in it.
 fn dumped(db: &Container, database: &str) -> String {
-    let out = db.exec(&["pg_dump", "-U", "postgres", database]);
+    let name = format!("dbname='{}'", database.replace('\\', r"\\").replace('\'', r"\'"));
+    let out = db.exec(&["pg_dump", "-U", "postgres", "-d", &name]);
     assert!(out.status.success(), "{out:?}");
     let text = String::from_utf8(out.stdout).unwrap();
     text.lines().filter(|l| !l.contains("restrict ")).collect::<Vec<_>>().join("\n")
@@ -237,7 +238,7 @@ async fn a_connection_that_may_not_be_ended_is_waited_for_only_so_long() {
     "owner".clone_into(user);
     let ended = put_back(&environment(vec![source]), &scene.set, Some(&engine()), &job()).await;
     let text = ended.unwrap_err().to_string();
-    assert!(text.contains("lock timeout (another connection holds it"), "{text}");
+    assert!(text.contains("lock timeout") && text.contains("another connection holds a lock"), "{text}");
     assert!(text.ends_with("; no data was changed"), "{text}");
     assert!(holder.try_wait().unwrap().is_none(), "a role without the right ends nobody");
     assert_eq!(scene.rows(), OLD);
@@ -248,7 +249,8 @@ async fn a_connection_that_may_not_be_ended_is_waited_for_only_so_long() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_only_owns_its_tables_is_enough() {
     let db = Container::postgres().await;
-    db.psql("postgres", "CREATE ROLE owner LOGIN; CREATE DATABASE theirs; ");
+    db.psql("postgres", "CREATE ROLE owner LOGIN");
+    db.psql("postgres", "CREATE DATABASE theirs");
     db.psql("theirs", "GRANT CREATE ON SCHEMA public TO owner; GRANT CREATE ON DATABASE theirs TO owner");
     let make = "SET ROLE owner; CREATE TABLE t (id serial PRIMARY KEY, x text); INSERT INTO t (x) VALUES ('a'); \
                 CREATE SCHEMA mine; CREATE VIEW mine.v AS SELECT * FROM t; CREATE TYPE e AS ENUM ('a')";
