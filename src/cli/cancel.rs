@@ -6,7 +6,7 @@ use super::{
     context::{Context, find_deployment, open_registry, user},
     error::{CliError, Result, exit},
 };
-use crate::model::DeploymentId;
+use crate::model::{DeploymentId, Status};
 
 pub async fn run(context: &Context, args: &IdArgs) -> Result<u8> {
     let config = context.config_to_read()?;
@@ -18,6 +18,12 @@ pub async fn run(context: &Context, args: &IdArgs) -> Result<u8> {
         return Err(CliError::usage(message, "`refit status` shows what runs now"));
     }
     let Some(daemon) = Daemon::connect(&config.server.socket()).await else {
+        if view.status == Status::AwaitingApproval {
+            return Err(CliError::unavailable(
+                "no daemon answers, and only the process that runs a deployment can cancel it",
+                format!("`refit reject {} --reason \"…\"`: that is kept until a process hears it", view.id),
+            ));
+        }
         return Err(CliError::unavailable(
             "no daemon answers, and only the process that runs a deployment can cancel it",
             "Ctrl-C in the terminal where it runs; if that is gone, `refit serve` recovers from the journal and undoes it",

@@ -75,7 +75,7 @@ impl Report {
                 story.asked(),
                 sentence(&story.live_now()),
             ),
-            said: [("Approval was", story.approval()), ("It was resolved", story.resolved())]
+            said: [("Approval:", story.approval()), ("Resolved:", story.resolved())]
                 .into_iter()
                 .filter_map(|(what, said)| said.map(|said| sentence(&format!("{what} {said}"))))
                 .collect(),

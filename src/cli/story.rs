@@ -218,10 +218,10 @@ impl Story {
         let at = approval.at.map(|at| format!(" at {}", at.strftime("%Y-%m-%d %H:%M:%S UTC"))).unwrap_or_default();
         let why = approval.reason.as_deref().map(|why| format!(": {}", clip(why, 200))).unwrap_or_default();
         Some(match approval.state {
-            ApprovalState::Waiting => format!("waited for until {until}"),
+            ApprovalState::Waiting => format!("awaited until {until}"),
             ApprovalState::Approved => format!("given{by}{at}{why}"),
             ApprovalState::Rejected => format!("refused{by}{at}{why}"),
-            ApprovalState::Expired => format!("not given until {until}"),
+            ApprovalState::Expired => format!("not given: nobody answered until {until}"),
             ApprovalState::Cancelled => "asked for, and cancelled before anybody answered".to_owned(),
         })
     }

@@ -181,3 +181,50 @@ async fn end_of(control: &Control, id: DeploymentId) -> (Status, Option<String>)
     let view = control.registry().deployment(id).await.unwrap().unwrap();
     (view.status, view.error)
 }
+
+#[tokio::test]
+async fn what_waits_for_a_word_is_left_waiting_until_somebody_or_nobody_can_answer() {
+    let house = House::new();
+    let registry = house.registry().await;
+    let mut events = pulled(json!({ "commit": "1".repeat(40), "subject": "s", "author": "a" }));
+    events.extend(Stage::ALL[1..5].iter().map(|stage| Event::StepSkipped { stage: *stage, reason: String::new() }));
+    events.push(Event::ApprovalRequested { expires_at: Timestamp::MAX });
+    let id = written(&registry, events.clone()).await;
+    registry.close().await;
+
+    let control = house.start(PRODUCTION).await.unwrap();
+    // A store that could not be read for a while: the worker recovers what it drives.
+    let recovered = recover::recover_one(&control.world, id, key()).await.unwrap();
+    assert_eq!(recovered.status, Status::AwaitingApproval);
+    let busy = control.deploy(DeployRequest { no_wait: true, ..request() }).await.unwrap_err();
+    assert!(matches!(busy, ControlError::Busy { .. }) && busy.to_string().contains("waits for approval"), "{busy}");
+    control.shutdown(Duration::from_secs(3600)).await;
+    assert_eq!(end_of(&control, id).await.0, Status::AwaitingApproval, "the end of the process waits for nobody");
+    control.close().await;
+
+    let control = house.start(PRODUCTION).await.unwrap();
+    let word = |approved, reason: Option<&str>| ApprovalRequest {
+        approved,
+        by: "ada".to_owned(),
+        reason: reason.map(str::to_owned),
+    };
+    assert_eq!(control.decide(id, word(false, None)).await.unwrap_err().exit_code(), 64);
+    control.decide(id, word(false, Some("not now"))).await.unwrap();
+    control.decide(id, word(false, Some("not now"))).await.unwrap();
+    let updates = control.follow(id, 0).collect::<Vec<_>>().await;
+    assert!(matches!(updates.last(), Some(Ok(Update::End { .. }))), "{updates:?}");
+    assert_eq!(end_of(&control, id).await, (Status::Failed, Some("rejected by ada: not now".to_owned())));
+    assert_eq!(control.decide(id, word(true, None)).await.unwrap_err().exit_code(), 64);
+    let never = control.deploy(request()).await.unwrap();
+    assert_eq!(control.decide(never, word(true, None)).await.unwrap_err().exit_code(), 64);
+    control.shutdown(Duration::ZERO).await;
+    control.close().await;
+
+    // Nobody would ever take it up.
+    let registry = house.registry().await;
+    let id = written(&registry, events).await;
+    registry.close().await;
+    let control = house.start(DEV).await.unwrap();
+    assert_eq!(end_of(&control, id).await.0, Status::Stuck);
+    control.shutdown(Duration::ZERO).await;
+}

@@ -69,6 +69,10 @@ pub async fn recover_one(
         let status = if let Phase::Ended(status) = saga.phase { status } else { Status::Queued };
         return Ok(Recovered { id, key, plan, status });
     }
+    // It only waits for a person's word: a store that could not be read for a while is no reason to undo it.
+    if saga.awaits_approval().is_some() && world.config.by_key(&key).is_some() {
+        return Ok(Recovered { id, key, plan, status: Status::AwaitingApproval });
+    }
     let status = match world.config.by_key(&key) {
         Some(environment) => run::resume(Arc::clone(world), Arc::clone(environment), id, plan).await?,
         None => abandon(world, id, saga, seq, &key).await?,

@@ -224,4 +224,6 @@ fn time(ms: i64) -> Timestamp {
 }
 
 #[cfg(test)]
+mod people_test;
+#[cfg(test)]
 mod tests;

@@ -6,19 +6,19 @@ use crate::{
     runtime::Instance,
 };
 
-type Done = std::result::Result<(), Box<dyn std::error::Error>>;
+pub(super) type Done = std::result::Result<(), Box<dyn std::error::Error>>;
 
-async fn registry() -> std::result::Result<(tempfile::TempDir, Registry), Box<dyn std::error::Error>> {
+pub(super) async fn registry() -> std::result::Result<(tempfile::TempDir, Registry), Box<dyn std::error::Error>> {
     let dir = tempfile::tempdir()?;
     let registry = Registry::open(&dir.path().join("state/refit.db")).await?;
     Ok((dir, registry))
 }
 
-fn key() -> EnvironmentKey {
+pub(super) fn key() -> EnvironmentKey {
     EnvironmentKey { app: "guestbook".parse().unwrap(), environment: "production".parse().unwrap() }
 }
 
-fn commit(digit: char) -> CommitId {
+pub(super) fn commit(digit: char) -> CommitId {
     digit.to_string().repeat(40).parse().unwrap()
 }
 
@@ -34,7 +34,7 @@ fn delivery(id: &str, digit: char) -> Delivery {
     }
 }
 
-fn new_deployment(digit: char) -> NewDeployment {
+pub(super) fn new_deployment(digit: char) -> NewDeployment {
     NewDeployment {
         key: key(),
         commit: Some(commit(digit)),

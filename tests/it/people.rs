@@ -313,6 +313,29 @@ fn what_waits_holds_the_environment_and_nothing_else() {
     site.expect_page("one");
 }
 
+#[test]
+fn nobody_is_asked_about_a_rollback_and_what_waits_makes_way_for_it() {
+    let site = Site::process().env("USER", "grace");
+    site.push("good");
+    site.deploy(0);
+    site.version("two");
+    site.push("two");
+    site.deploy(0);
+    let mut site = site.with_environment("approval = true");
+    site.serve();
+    let (_, waiting) = pushed_and_waiting(&site, "three");
+    site.refit(&["rollback", "--force", "--reason", "orders fail"]).expect(0);
+    site.expect_page("one");
+    assert_eq!(site.show(id(&waiting))["status"], "cancelled");
+    let rollback = site.newest();
+    assert_eq!((&rollback["status"], &rollback["approval"]), (&"succeeded".into(), &Value::Null), "{rollback:#}");
+    let listed = site.refit(&["history", "--rollbacks", "--format", "json"]).expect(0).json();
+    let one = &listed[0];
+    assert_eq!((&one["type"], &one["status"]), (&"previous".into(), &"succeeded".into()), "{listed:#}");
+    assert_eq!((&one["from"], &one["to"], &one["reason"]), (&2.into(), &1.into(), &"orders fail".into()), "{listed:#}");
+    assert_eq!(one["by"], "grace");
+}
+
 // ---- stuck
 
 const BROKEN_UNDO: &str = "undo:start:effect=fail";

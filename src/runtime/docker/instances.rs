@@ -242,7 +242,7 @@ pub(super) async fn exec(
     }
 }
 
-async fn follow_exec(docker: &Docker, id: &str) -> std::result::Result<ExecOutcome, bollard::errors::Error> {
+async fn follow_exec(docker: &Docker, id: &str) -> std::result::Result<ExecOutcome, Error> {
     let (mut lines, mut tail) = (Lines::default(), Tail::new(TAIL_LINES));
     if let StartExecResults::Attached { mut output, .. } = docker.start_exec(id, None).await? {
         while let Some(piece) = output.next().await {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use super::fixture::*;
 use crate::{
     cli::client::{Daemon, PushRequest},
-    control::{ControlError, DeployRequest, RerunRequest, Update},
+    control::{ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Update},
     model::{DeploymentId, DeploymentView},
     pipeline::journal::{Event, Recorded},
     registry::Delivery,
@@ -96,8 +96,19 @@ async fn every_verb_passes_and_errors_stay_what_they_were() {
         RerunRequest { id: Some(DeploymentId(3)), app: None, environment: None, trigger: trigger(), no_wait: false };
     assert_eq!(daemon.rerun(&rerun).await.unwrap(), DeploymentId(42));
     daemon.cancel(DeploymentId(41), "ada").await.unwrap();
+    let no = ApprovalRequest { approved: false, by: "ada".to_owned(), reason: Some("not now".to_owned()) };
+    daemon.decide(DeploymentId(42), &no).await.unwrap();
+    let looked = ResolveRequest { by: "ada".to_owned(), reason: "mended".to_owned() };
+    daemon.resolve(DeploymentId(40), &looked).await.unwrap();
     let asked = local.verbs.asked.lock().unwrap().clone();
-    assert_eq!(asked, ["deploy Some(\"production\") Some(\"ada\")", "rerun Some(DeploymentId(3))", "cancel 41 by ada"]);
+    let expected = [
+        "deploy Some(\"production\") Some(\"ada\")",
+        "rerun Some(DeploymentId(3))",
+        "cancel 41 by ada",
+        "approval false of 42 by ada",
+        "resolve 40: mended",
+    ];
+    assert_eq!(asked, expected);
 
     let busy = daemon.deploy(&deploy(true)).await.unwrap_err();
     assert!(matches!(busy, ControlError::Busy { .. }), "{busy:?}");
