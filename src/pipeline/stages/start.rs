@@ -145,14 +145,18 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let runtime = step.world.runtime(&step.environment);
     let deployment = input.release.unwrap_or(step.deployment);
     let candidate = Instance { id: input.candidate.clone(), name: input.candidate.clone(), deployment };
-    if input.release.is_none() {
-        keep_state(step, &candidate, input.previous.as_ref()).await;
-    }
-    match input.release {
-        None => runtime.remove(&candidate).await?,
-        Some(_) => runtime.stop(&candidate, step.environment.start.stop_timeout).await?,
-    }
-    let Some(previous) = input.previous else {
+    // Once it does not run its port is free, and users wait: what else there is of it goes when the old version is on its way up.
+    let patience = if input.release.is_some() { step.environment.start.stop_timeout } else { Duration::ZERO };
+    runtime.stop(&candidate, patience).await?;
+    let clear_away = async || {
+        if input.release.is_none() {
+            keep_state(step, &candidate, input.previous.as_ref()).await;
+            runtime.remove(&candidate).await?;
+        }
+        Ok::<_, StageFailure>(())
+    };
+    let Some(previous) = &input.previous else {
+        clear_away().await?;
         return Ok(Some("the new version was removed; nothing was live before, so nothing is live now".to_owned()));
     };
     if let Some(data) = input.data.as_ref().filter(|_| exchange::began(step)) {
@@ -166,16 +170,10 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
         step.job.log.line(format!("using today's settings: {why}"));
     }
     environment.start.runtime = previous.runtime;
-    let runtime = step.world.runtime(&environment);
-    let instance = match runtime.inspect(&previous.instance).await? {
-        InstanceState::Missing => {
-            step.job.log.line(format!("{} is gone: making it again from its artefact", previous.instance.name));
-            runtime.prepare(&spec(&environment, previous.deployment, &previous.commit, &previous.artefact)).await?
-        }
-        _ => previous.instance,
-    };
     let started = Instant::now();
-    runtime.start(&instance).await?;
+    let again = start_again(step, &environment, previous).await;
+    clear_away().await?;
+    let instance = again?;
     // Going back is not for the one who cancelled to cancel.
     let job = Job { log: step.job.log.clone(), cancel: CancellationToken::new() };
     let environment = Arc::new(environment);
@@ -212,6 +210,20 @@ async fn keep_state(step: &Step, candidate: &Instance, previous: Option<&Previou
         Ok(Err(why)) => step.job.log.line(format!("warning: {why}")),
         Err(_) => step.job.log.line("warning: the state before going back was not kept: it took too long"),
     }
+}
+
+/// Starts the old instance, made again from its artefact where it is gone.
+async fn start_again(step: &Step, environment: &Environment, previous: &Previous) -> Result<Instance, StageFailure> {
+    let runtime = step.world.runtime(environment);
+    let instance = match runtime.inspect(&previous.instance).await? {
+        InstanceState::Missing => {
+            step.job.log.line(format!("{} is gone: making it again from its artefact", previous.instance.name));
+            runtime.prepare(&spec(environment, previous.deployment, &previous.commit, &previous.artefact)).await?
+        }
+        _ => previous.instance.clone(),
+    };
+    runtime.start(&instance).await?;
+    Ok(instance)
 }
 
 async fn judge(
