@@ -4,11 +4,6 @@
 //! a person would do with them.
 
 #![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "the matrix has a figure to show, and a skipped test says why"
-)]
-#![expect(
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
