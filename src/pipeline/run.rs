@@ -257,8 +257,10 @@ impl Runner {
         let Some(target) = &self.progress.target else {
             return preflight::check(&self.world, &self.environment).await;
         };
-        if self.progress.previous.as_ref().is_some_and(|live| live.deployment == target.deployment) {
-            return Err(StageFailure::failed(format!("deployment {} is live already", target.deployment)));
+        // Asked for twice, or what is live was to be started again and has come to itself.
+        let same = self.progress.previous.as_ref().is_some_and(|live| live.deployment == target.deployment);
+        if same && health::now(&self.world, Arc::clone(&self.environment), &target.instance).await.is_ok() {
+            return Err(StageFailure::failed(format!("deployment {} is live already, and healthy", target.deployment)));
         }
         if let Some(warning) = preflight::check_rollback(&self.world, &self.environment).await? {
             log.line(format!("warning: {warning}"));

@@ -64,7 +64,7 @@ struct Record {
 /// said in the log; the error, for people, is of what could not be written or asked.
 pub async fn keep(world: &World, before: Before<'_>, log: &StageLog) -> Result<String, String> {
     let relative = place(before.key).join(before.by.to_string());
-    let dir = world.config.server.state_dir.join(&relative);
+    let dir = dir(world, before.key, before.by);
     let mut all: Vec<(PathBuf, Vec<u8>)> = vec![(RECORD.into(), pretty(&record(world, &before).await?)?)];
     for held in before.instances {
         let name = &held.instance.name;
@@ -117,6 +117,11 @@ pub fn forget(world: &World, key: &EnvironmentKey, release: DeploymentId) -> Res
         }
     }
     Ok(())
+}
+
+/// Where a rollback's state is kept.
+pub(super) fn dir(world: &World, key: &EnvironmentKey, by: DeploymentId) -> PathBuf {
+    world.config.server.state_dir.join(place(key)).join(by.to_string())
 }
 
 fn place(key: &EnvironmentKey) -> PathBuf {

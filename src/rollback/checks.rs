@@ -155,6 +155,9 @@ fn artefact(facts: &Facts<'_>) -> Check {
 fn live(facts: &Facts<'_>) -> Check {
     let id = facts.live.deployment;
     match &facts.live_trouble {
+        None if facts.target.deployment == id => {
+            never("live", format!("deployment {id} is live and healthy: there is nothing to bring back"))
+        }
         Some(why) => check("live", Severity::Ok, format!("deployment {id} is not healthy: {why}")),
         None if facts.kind == RollbackKind::Undo => check(
             "live",

@@ -87,6 +87,8 @@ pub fn choose(target: &Target, known: &Known<'_>) -> Result<(Release, RollbackKi
     let (found, kind) = match target {
         Target::Previous => (previous(known)?, RollbackKind::Previous),
         Target::Undo => (before_last(known)?, RollbackKind::Undo),
+        // Asked for by its number, what is live is started again, if it is in trouble: the checks see to that.
+        Target::Deployment(id) if *id == known.live.deployment => (known.live, RollbackKind::Specific),
         Target::Deployment(id) => {
             let named = format!("deployment {id}");
             (pick(known, &named, |r| r.deployment == *id)?, RollbackKind::Specific)
@@ -175,12 +177,12 @@ fn only_one_commit(known: &Known<'_>, digits: &str) -> Result<(), NoTarget> {
     Err(NoTarget::new(format!("{} commits begin with {digits} ({}): write more digits", all.len(), all.join(", "))))
 }
 
-/// `guestbook:0123456789`, `0123456789`, or the name of a release directory.
+/// `guestbook:0123456789`, `0123456789`, the name of a release directory, or the artefact's id.
 fn is_version(release: &Release, text: &str) -> bool {
     let name = release.artefact_name.as_str();
     let tag = name.rsplit_once(':').map(|(_, tag)| tag);
     let file = name.starts_with('/').then(|| name.rsplit('/').next()).flatten();
-    name == text || tag == Some(text) || file == Some(text)
+    name == text || tag == Some(text) || file == Some(text) || release.artefact == text
 }
 
 fn missing(known: &Known<'_>, why: String) -> NoTarget {
@@ -260,6 +262,7 @@ mod tests {
         let commit = |text: &str| Target::Commit(text.to_owned());
         let version = |text: &str| Target::Version(text.to_owned());
         assert_eq!(found(Target::Deployment(DeploymentId(2))), Ok(2));
+        assert_eq!(found(Target::Deployment(DeploymentId(5))), Ok(5), "what is live, to be started again");
         assert_eq!(found(commit("abcd3")), Ok(3));
         assert_eq!(found(commit(&format!("{:0<40}", "ABCD4"))), Ok(4));
         assert_eq!(found(version("shop:feed200000")), Ok(2));
@@ -275,7 +278,6 @@ mod tests {
             (commit("abcd\u{1b}[31m"), "is no commit"),
             (commit(&"a".repeat(41)), "is no commit"),
             (version("latest"), "has no version `latest`"),
-            (Target::Deployment(DeploymentId(5)), "is what is live"),
             (Target::Deployment(DeploymentId(9)), "was never live in shop/production: deployment 9 is rolled back"),
             (Target::Deployment(DeploymentId(7)), "has no deployment 7"),
         ] {

@@ -109,7 +109,7 @@ fn a_release_is_named_by_its_id_its_commit_or_its_version() {
     site.deploy(3);
     let failed = site.newest()["id"].as_i64().unwrap();
     for (args, why) in [
-        (["--to", "2"], "is what is live"),
+        (["--commit", &two], "is what is live"),
         (["--to", "77"], "has no deployment 77"),
         (["--to", &failed.to_string()], "was never live"),
         (["--commit", "0000"], "has no commit 0000"),
@@ -125,6 +125,8 @@ fn a_release_is_named_by_its_id_its_commit_or_its_version() {
     }
     site.expect_page("two");
     back(&["--service", "worker"]).expect(64);
+    let needless = back(&["--to", "2"]).expect(1).stderr;
+    assert!(needless.contains("is live and healthy: there is nothing to bring back"), "{needless}");
 }
 
 #[test]
@@ -171,16 +173,19 @@ fn docker_a_container_that_stands_is_started_again() {
     let name = format!("refit-{}-production-1", site.app);
     let id = |name: &str| docker(&["inspect", "--format", "{{.Id}} {{.Image}}", name]).trim().to_owned();
     let then = id(&name);
-    let images = docker(&["images", "-q", "--filter", &format!("label=refit.app={}", site.app)]);
+    let images = || {
+        let listed = docker(&["images", "-q", "--filter", &format!("label=refit.app={}", site.app)]);
+        listed.lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+    };
+    let built = images();
     site.refit(&["rollback", "--reason", "why", "--force"]).expect(0);
     site.expect_page("one");
     assert_eq!(id(&name), then, "the same container of the same image");
-    assert_eq!(docker(&["images", "-q", "--filter", &format!("label=refit.app={}", site.app)]), images, "none built");
+    assert_eq!(images(), built, "none built");
     assert_eq!(site.containers(true), [name]);
     let tagged = |tag: &str| docker(&["image", "inspect", "--format", "{{.Id}}", &format!("{}:{tag}", site.app)]);
     assert_eq!(tagged("latest").trim(), site.show(1)["image"].as_str().unwrap());
     assert_eq!(tagged("rollback").trim(), site.show(2)["image"].as_str().unwrap());
-    println!("an instant rollback: {} ms", site.newest()["duration_ms"]);
 }
 
 #[test]
@@ -237,16 +242,94 @@ fn docker_what_is_gone_is_found_before_anything_is_changed() {
 }
 
 #[test]
-fn a_damaged_or_missing_backup_is_found_before_anything_is_changed() {
-    let site = Site::process();
+fn docker_what_is_live_and_down_is_started_again() {
+    let site = live(Site::docker(), &["one", "two"]);
+    docker(&["rm", "-f", &format!("refit-{}-production-2", site.app)]);
+    assert_eq!(site.page(), None);
+    site.refit(&["rollback", "--to", "2", "--reason", "somebody removed it"]).expect(0);
+    site.expect_page("two");
+    is_live(&site, 2);
+}
+
+/// Runs SQL on a SQLite database and returns the rows' first columns.
+fn sql(database: &Path, statement: &str) -> String {
+    let script = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\n\
+                  print(' '.join(str(r[0]) for r in c.execute(sys.argv[2])))\nc.commit()";
+    let ran = std::process::Command::new("python3").args(["-c", script]).arg(database).arg(statement).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+    String::from_utf8(ran.stdout).unwrap().trim().to_owned()
+}
+
+/// A site with a database: deployment 1 left the guest `ada`, deployment 2 `bob`.
+fn with_guests(site: Site) -> (Site, std::path::PathBuf) {
     let database = site.path().join("app.db");
-    let made = std::process::Command::new("python3")
-        .args(["-c", "import sqlite3,sys; c=sqlite3.connect(sys.argv[1]); c.execute('create table t(x)'); c.commit()"])
-        .arg(&database)
-        .status();
-    assert!(made.unwrap().success());
+    sql(&database, "create table guests(name)");
     let site = site.with(&format!("[[backup]]\nkind = \"sqlite\"\npath = \"{}\"\n", database.display()));
-    let site = live(site, &["one", "two"]);
+    let site = live(site, &["one"]);
+    sql(&database, "insert into guests values ('ada')");
+    let site = live(site, &["two"]);
+    sql(&database, "insert into guests values ('bob')");
+    (site, database)
+}
+
+const GUESTS: &str = "select name from guests order by name";
+
+#[test]
+fn data_goes_back_with_the_version_and_forward_again() {
+    let (site, database) = with_guests(Site::process());
+    let data = ["--restore-data", "--yes", "--reason", "why"];
+    site.refit(&[&["rollback", "--force"], data.as_slice()].concat()).expect(0);
+    site.expect_page("one");
+    assert_eq!(sql(&database, GUESTS), "ada");
+    let rollback = site.newest();
+    assert_eq!(rollback["rollback"]["restore"], site.show(2)["backup"]);
+    assert!(rollback["backup"].is_string(), "what was there was backed up: {rollback:#}");
+    sql(&database, "insert into guests values ('eve')");
+    site.refit(&[&["rollback", "--undo"], data.as_slice()].concat()).expect(0);
+    site.expect_page("two");
+    assert_eq!(sql(&database, GUESTS), "ada bob");
+    // Without being asked to, nothing is put back.
+    site.refit(&["rollback", "--force", "--reason", "why"]).expect(0);
+    assert_eq!(sql(&database, GUESTS), "ada bob");
+}
+
+#[test]
+fn data_goes_forward_again_when_the_rollback_fails_or_is_killed() {
+    let (mut site, database) = with_guests(Site::process());
+    let back = ["rollback", "--force", "--restore-data", "--yes", "--reason", "why"];
+    for (point, touched) in [
+        ("step:backup:record", false),
+        ("step:start:intent", false),
+        ("step:start:effect", true),
+        ("step:smoke:effect", true),
+    ] {
+        site = site.env("REFIT_FAULT", &format!("{point}=kill"));
+        assert_eq!(site.refit(&back).code, -1, "{point}");
+        assert_eq!(sql(&database, GUESTS), if touched { "ada" } else { "ada bob" }, "{point}");
+        if touched {
+            // Killed once more, when the data is forward again and nothing says so yet.
+            site = site.env("REFIT_FAULT", "undo:start:effect=kill");
+            assert_eq!(site.refit(&["serve"]).code, -1, "{point}");
+        }
+        site = site.env("REFIT_FAULT", "");
+        site.serve();
+        assert_eq!(site.settled()["status"], "failed", "{point}");
+        assert_eq!(site.stop_daemon(), 0);
+        assert_eq!(sql(&database, GUESTS), "ada bob", "{point}");
+        site.expect_page("two");
+        is_live(&site, 2);
+    }
+    let site = site.env("REFIT_FAULT", "step:smoke:effect=fail");
+    site.refit(&back).expect(5);
+    assert_eq!(sql(&database, GUESTS), "ada bob");
+    site.expect_page("two");
+    let log = site.log_of(&site.newest());
+    assert_eq!(log.matches("put back SQLite database").count(), 2, "back, and forward again: {log}");
+}
+
+#[test]
+fn a_damaged_or_missing_backup_is_found_before_anything_is_changed() {
+    let (site, _) = with_guests(Site::process());
     let back = ["rollback", "--reason", "why", "--force", "--restore-data", "--yes", "--format", "json"];
     let set = site.path().join("backups").join(site.show(2)["backup"].as_str().unwrap());
     let preview = ["rollback", "--preview", "--restore-data", "--format", "json"];

@@ -13,8 +13,8 @@ use futures_util::future::join_all;
 use super::{Action, Plan, plan};
 use crate::{
     config::{Environment, RuntimeKind},
-    model::EnvironmentKey,
-    pipeline::{Runtimes, World},
+    model::{DeploymentId, EnvironmentKey},
+    pipeline::{Runtimes, World, kept},
     registry::{Registry, RegistryError, Standing},
     runtime::{RuntimeError, Sight},
 };
@@ -152,20 +152,28 @@ async fn act(world: &World, environment: &Environment, action: &Action) -> Resul
                 // It may be in the middle of something that it should not be cut off from.
                 of(runtime).stop(instance, environment.start.stop_timeout).await?;
             }
-            of(runtime).remove(instance).await
+            of(runtime).remove(instance).await?;
+            forget(world, environment, instance.deployment)
         }
         Action::Stop { runtime, instance } => of(runtime).stop(instance, environment.start.stop_timeout).await,
         Action::Sweep { runtime, deployment, .. } => of(runtime).sweep(&environment.key, *deployment).await.map(drop),
         Action::Start { runtime, instance } => of(runtime).start(instance).await,
-        Action::RemoveArtefact { runtime, id, .. } => {
+        Action::RemoveArtefact { runtime, id, deployment, .. } => {
             // Asked again: a deployment of another environment of the app may have found it meanwhile.
             let in_use = world.registry.artefact_in_use(id, None).await;
             if in_use.map_err(|error| RuntimeError::failed("ask the registry for releases", error))? {
                 return Ok(());
             }
-            of(runtime).remove_artefact(id).await.map(drop)
+            of(runtime).remove_artefact(id).await?;
+            forget(world, environment, *deployment)
         }
     }
+}
+
+/// What a deployment that is no release kept of its settings, secrets among them, goes with it.
+fn forget(world: &World, environment: &Environment, deployment: DeploymentId) -> Result<(), RuntimeError> {
+    kept::remove(world, &environment.key, deployment)
+        .map_err(|why| RuntimeError::failed(format!("forget the settings of deployment {deployment}"), why))
 }
 
 /// Puts every environment in order; those that have to be looked at again.

@@ -24,6 +24,7 @@ use crate::{
 pub mod backup;
 pub mod build;
 pub mod coverage;
+mod exchange;
 pub mod migrate;
 pub mod pull;
 pub mod retire;
@@ -113,6 +114,8 @@ pub struct Progress {
     pub target: Option<Release>,
     /// The backup set that a rollback puts back.
     pub restore: Option<String>,
+    /// The backup set that was taken before that.
+    pub fresh: Option<String>,
     pub commit: Option<CommitId>,
     pub artefact: Option<Artefact>,
     pub instance: Option<Instance>,
@@ -229,7 +232,10 @@ async fn caught<T>(stage: Stage, work: impl Future<Output = Result<T, StageFailu
 pub fn learn(stage: Stage, output: &Value, at: jiff::Timestamp, progress: &mut Progress) -> Result<(), StageFailure> {
     match stage {
         Stage::Pull => progress.commit = Some(parsed::<pull::Output>(output)?.commit),
-        Stage::Backup => progress.backup_at = parsed::<backup::Output>(output)?.set.map(|_| at),
+        Stage::Backup => {
+            progress.fresh = parsed::<backup::Output>(output)?.set;
+            progress.backup_at = progress.fresh.as_ref().map(|_| at);
+        }
         Stage::Build => progress.artefact = Some(parsed(output)?),
         Stage::Start => progress.instance = Some(parsed::<start::Output>(output)?.instance),
         _ => {}

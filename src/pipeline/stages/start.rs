@@ -12,7 +12,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
-use super::{Done, Progress, StageFailure, Step, smoke};
+use super::{
+    Done, Progress, StageFailure, Step,
+    exchange::{self, Exchange},
+    smoke,
+};
 use crate::{
     config::{Environment, RuntimeKind},
     model::{CommitId, DeploymentId},
@@ -39,6 +43,9 @@ pub struct Input {
     /// That instance, as it was known when it was live.
     #[serde(default)]
     pub standing: Option<Instance>,
+    /// Data that goes with it.
+    #[serde(default)]
+    pub data: Option<Exchange>,
 }
 
 /// The way back.
@@ -71,6 +78,7 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
         ),
         release: progress.target.as_ref().map(|target| target.deployment),
         standing: progress.target.as_ref().map(|target| target.instance.clone()),
+        data: exchange(progress)?,
         previous: progress.previous.as_ref().map(|release| Previous {
             deployment: release.deployment,
             commit: release.commit.clone(),
@@ -79,6 +87,15 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
             runtime: release.runtime,
         }),
     })
+}
+
+/// Both sets have to be known before anything is stopped.
+fn exchange(progress: &Progress) -> Result<Option<Exchange>, StageFailure> {
+    match (progress.restore.clone(), progress.fresh.clone()) {
+        (None, _) => Ok(None),
+        (Some(back), Some(forward)) => Ok(Some(Exchange { back, forward })),
+        (Some(_), None) => Err(StageFailure::failed("the data as it is now was not backed up")),
+    }
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
@@ -92,6 +109,9 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     if let Some(previous) = &input.previous {
         step.job.log.line(format!("stopping deployment {}", previous.deployment));
         step.world.runtimes.of(previous.runtime).stop(&previous.instance, environment.start.stop_timeout).await?;
+    }
+    if let Some(data) = &input.data {
+        exchange::back(step, data).await?;
     }
     step.job.log.line(format!("starting {}", candidate.name));
     let started = Instant::now();
@@ -139,6 +159,12 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
         clear_away().await?;
         return Ok(Some("the new version was removed; nothing was live before, so nothing is live now".to_owned()));
     };
+    if let Some(data) = input.data.as_ref().filter(|_| exchange::began(step)) {
+        // An undo that was cut off may have started it already.
+        let runtime = step.world.runtimes.of(previous.runtime);
+        runtime.stop(&previous.instance, step.environment.start.stop_timeout).await?;
+        exchange::forward(step, data).await?;
+    }
     let (mut environment, unreadable) = kept::environment(&step.world, &step.environment, previous.deployment);
     if let Some(why) = unreadable {
         step.job.log.line(format!("using today's settings: {why}"));

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs};
 
 use refit::{
-    model::{DeploymentView, TriggerKind},
+    model::{DeploymentView, Status, TriggerKind},
     registry::Release,
 };
 
@@ -16,8 +16,11 @@ pub fn strangers(rig: &Rig, kept: &[Release], all: &[DeploymentView]) -> Vec<Str
         .iter()
         .map(|r| format!("releases/{}/{}/{}/environment.json", r.key.app, r.key.environment, r.deployment))
         .collect();
-    // The state before a rollback is kept.
-    let rollbacks = all.iter().filter(|d| d.trigger.kind == TriggerKind::Rollback);
+    // The state before a rollback is kept, whoever asked for it.
+    let went_back = |d: &&DeploymentView| {
+        d.trigger.kind == TriggerKind::Rollback || matches!(d.status, Status::RolledBack | Status::Stuck)
+    };
+    let rollbacks = all.iter().filter(went_back);
     let before_rollbacks: Vec<String> =
         rollbacks.map(|d| format!("rollbacks/{}/{}/{}/", d.app, d.environment, d.id)).collect();
     let mirror_lock = format!("git/{}.git.lock", rig.key.app);

@@ -9,6 +9,8 @@
 //!
 //! A pass prints its figures: points, runs, violations, and how long recovery took, which nothing asserts.
 
+#![expect(clippy::print_stdout, reason = "the figures are what a pass is for")]
+
 use refit::model::{Stage, Status};
 
 mod engine;
