@@ -20,6 +20,7 @@ impl Disk {
     #[expect(clippy::print_stderr, reason = "what was not tried must not look like what passed")]
     fn mount(at: PathBuf, size: &str) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
+            eprintln!("not root: no file system can be mounted");
             return None;
         }
         fs::create_dir_all(&at).unwrap();
