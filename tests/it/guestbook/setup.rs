@@ -271,8 +271,8 @@ impl Guestbook {
             look(entry.path().display().to_string(), &String::from_utf8_lossy(&line));
         }
         files(site.path(), &mut |path| {
-            // What an old release is started again with; only its owner may read it.
-            if path.ends_with("environment.json") {
+            // What an old release is started again with, and the state before a rollback; only their owner may read them.
+            if path.ends_with("environment.json") || path.starts_with(site.path().join(".refit/rollbacks")) {
                 let mode =
                     std::os::unix::fs::PermissionsExt::mode(&fs::metadata(path).expect("its mode").permissions());
                 assert_eq!(mode & 0o777, 0o600, "{}", path.display());
