@@ -40,6 +40,10 @@ fn fails(guestbook: &Guestbook, expected: &[&str]) -> Value {
     assert!(report.contains(expected[0]), "{report}");
     let containers = guestbook.site.containers(false);
     assert_eq!(containers.len(), 1, "the old version and nothing else: {containers:?}");
+    // A server goes on with a statement whose client is gone, until it times out there; the app waits behind it as long.
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'ALTER TABLE%'";
+    let gone = poll(|| (guestbook.database.psql("guestbook", waiting) == "0").then_some(()));
+    gone.expect("nobody waits for the lock any more");
     guestbook.sign(guestbook.site.port, "eve", "still here");
     assert!(guestbook.page().contains("still here"));
     bad
