@@ -434,6 +434,7 @@ impl Runner {
                 end.live = self.release();
                 if let Some(live) = &end.live {
                     let log = self.log.section("refit");
+                    self.keep_up(live, &log).await;
                     facts.freed =
                         retire::retire_old(&self.world, &self.environment, self.id, live.deployment, &log).await;
                     self.reach("end:retired").await;
@@ -443,6 +444,14 @@ impl Runner {
             _ => {}
         }
         self.end(status, end, facts).await
+    }
+
+    /// From now on the engine starts it again when it ends. A deployment that is good is not lost over an engine that does not take that.
+    async fn keep_up(&self, live: &Release, log: &StageLog) {
+        let runtime = self.world.runtimes.of(live.runtime);
+        if let Err(error) = runtime.keep_up(&live.instance, true).await {
+            log.line(format!("warning: {} is not started again if it ends by itself: {error}", live.instance.name));
+        }
     }
 
     async fn end_before_it_began(&mut self, failure: StageFailure) -> Result<(), RegistryError> {

@@ -249,6 +249,14 @@ pub trait Runtime: Send + Sync + std::fmt::Debug {
     /// Starts it. With the `recreate` strategy it takes the public port here.
     async fn start(&self, instance: &Instance) -> Result<()>;
 
+    /// Whether the engine starts it again when it ends by itself. An instance is made so; one that is being judged is not, because what comes up again
+    /// and again holds the port that the old version needs. Said before the start, and again once it is live.
+    async fn keep_up(&self, instance: &Instance, keep: bool) -> Result<()> {
+        // A runtime whose restarts are no trouble.
+        let _ = (instance, keep);
+        Ok(())
+    }
+
     /// Asks it to stop, kills it after `timeout`. It stays, stopped, and is not started again by the engine or a reboot.
     async fn stop(&self, instance: &Instance, timeout: Duration) -> Result<()>;
 

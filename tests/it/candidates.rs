@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::Site;
+use crate::support::{Site, docker, poll};
 
 /// Deploys a good version and then one whose `run.sh` is `script`; expects the old one to be back.
 #[track_caller]
@@ -46,7 +46,7 @@ fn docker_dead_at_once() {
 fn docker_in_a_restart_loop_that_answers_in_between() {
     // Without a check, which may meet it while it is down and then says so.
     let bake = BAKE.split("[[").next().unwrap();
-    caught("httpd -f -p 8080 -h /app/www & sleep 3; exit 1\n", bake, 4, "restarted");
+    caught("httpd -f -p 8080 -h /app/www & sleep 3; exit 1\n", bake, 4, "exited with code 1");
 }
 
 #[test]
@@ -85,4 +85,32 @@ fn docker_an_old_version_that_ignores_sigterm_is_killed_in_time() {
     site.deploy(0);
     site.expect_page("two");
     assert_eq!(site.containers(true).len(), 1);
+}
+
+/// The engine starts again what is live, and nothing that is only being judged: that would hold the port that the old version needs.
+#[test]
+fn docker_what_is_live_is_started_again_when_it_ends() {
+    let mut site = Site::docker();
+    let container = |n: i64| format!("refit-{}-production-{n}", site.app);
+    let (first, second) = (container(1), container(2));
+    let policy =
+        |name: &str| docker(&["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", name]).trim().to_owned();
+    site.push("good");
+    site.deploy(0);
+    assert_eq!(policy(&first), "unless-stopped");
+    let pause = site.path().join("paused");
+    site = site.env("REFIT_FAULT", &format!("step:smoke:effect=pause:{}", pause.display()));
+    site.version("two");
+    site.push("two");
+    site.serve();
+    site.refit(&["deploy", "--detach"]).expect(0);
+    poll(|| pause.exists().then_some(())).expect("it is judged");
+    assert_eq!(policy(&second), "no");
+    std::fs::remove_file(&pause).unwrap();
+    assert_eq!(site.settled()["status"], "succeeded");
+    assert_eq!((policy(&second), policy(&first)), ("unless-stopped".to_owned(), "unless-stopped".to_owned()));
+    docker(&["exec", &second, "killall", "-9", "httpd"]);
+    poll(|| site.page()).expect("it is up again");
+    site.expect_page("two");
+    assert_eq!(docker(&["inspect", "--format", "{{.RestartCount}}", &second]).trim(), "1");
 }

@@ -86,27 +86,27 @@ async fn while_it_runs<T>(
     }
 }
 
-/// Waits for the instance to end. One that did is not to come up again, which would only hold the port that the old version needs: it is stopped
-/// at once, and whatever is known of its end comes after that.
 async fn its_end(step: &Step, instance: &Instance) -> StageFailure {
     let runtime = step.world.runtime(&step.environment);
     loop {
         // An engine that does not answer now is asked again; that it is away is for the rounds to say.
         if let Ok(code) = runtime.wait_exit(instance).await {
-            // What goes wrong with that, undo meets too, and says.
-            let _ = runtime.stop(instance, Duration::ZERO).await;
             let ended = match (runtime.inspect(instance).await, code) {
-                (Ok(InstanceState::Exited { out_of_memory: true, .. }), _) => {
-                    "was killed for using too much memory".to_owned()
-                }
-                (_, Some(code)) => format!("exited with code {code}, and is not restarted while it is watched"),
-                (_, None) => "ended, and is not restarted while it is watched".to_owned(),
+                (Ok(InstanceState::Exited { out_of_memory: true, .. }), _) => OUT_OF_MEMORY.to_owned(),
+                (_, Some(code)) => exited(code),
+                (_, None) => "ended".to_owned(),
             };
             quote(step, instance).await;
             return StageFailure::failed(format!("{} {ended}", instance.name));
         }
         tokio::time::sleep(step.environment.smoke.interval).await;
     }
+}
+
+const OUT_OF_MEMORY: &str = "was killed for using too much memory";
+
+fn exited(code: i64) -> String {
+    format!("exited with code {code}")
 }
 
 /// The first round, within its time.
@@ -160,8 +160,8 @@ async fn gone(step: &Step, instance: &Instance) -> Result<Option<String>, StageF
         InstanceState::Running { restarts: 1, .. } => "ended and was restarted once".to_owned(),
         InstanceState::Running { restarts, .. } => format!("ended and was restarted {restarts} times"),
         InstanceState::Restarting { code, .. } => format!("exited with code {code} and is being restarted"),
-        InstanceState::Exited { out_of_memory: true, .. } => "was killed for using too much memory".to_owned(),
-        InstanceState::Exited { code, .. } => format!("exited with code {code}"),
+        InstanceState::Exited { out_of_memory: true, .. } => OUT_OF_MEMORY.to_owned(),
+        InstanceState::Exited { code, .. } => exited(code),
         InstanceState::Created => "was never started".to_owned(),
         InstanceState::Missing => "is gone".to_owned(),
     }))

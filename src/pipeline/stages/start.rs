@@ -113,6 +113,7 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     if let Some(data) = &input.data {
         exchange::back(step, data).await?;
     }
+    runtime.keep_up(&candidate, false).await?;
     step.job.log.line(format!("starting {}", candidate.name));
     let started = Instant::now();
     runtime.start(&candidate).await?;

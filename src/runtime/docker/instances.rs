@@ -13,7 +13,10 @@ use bollard::{
     Docker,
     errors::Error,
     exec::StartExecResults,
-    models::{ContainerInspectResponse, ContainerStateStatusEnum, ExecConfig, HealthStatusEnum, NetworkConnectRequest},
+    models::{
+        ContainerInspectResponse, ContainerStateStatusEnum, ContainerUpdateBody, ExecConfig, HealthStatusEnum,
+        NetworkConnectRequest, RestartPolicy, RestartPolicyNameEnum,
+    },
     query_parameters::{
         CreateContainerOptionsBuilder, InspectContainerOptionsBuilder, ListContainersOptionsBuilder,
         LogsOptionsBuilder, RemoveContainerOptionsBuilder, StopContainerOptionsBuilder, WaitContainerOptionsBuilder,
@@ -137,6 +140,14 @@ pub(super) async fn size(docker: &Docker, instance: &Instance) -> Result<u64> {
     let options = InspectContainerOptionsBuilder::new().size(true).build();
     let inspected = found(operation, answer(docker.inspect_container(&instance.name, Some(options))).await)?;
     Ok(inspected.and_then(|c| c.size_rw).and_then(|bytes| u64::try_from(bytes).ok()).unwrap_or(0))
+}
+
+pub(super) async fn keep_up(docker: &Docker, instance: &Instance, keep: bool) -> Result<()> {
+    let name = if keep { RestartPolicyNameEnum::UNLESS_STOPPED } else { RestartPolicyNameEnum::NO };
+    let policy = RestartPolicy { name: Some(name), maximum_retry_count: None };
+    let body = ContainerUpdateBody { restart_policy: Some(policy), ..ContainerUpdateBody::default() };
+    let updated = answer(docker.update_container(&instance.name, body)).await;
+    updated.map(drop).map_err(|e| failure(format!("set the restarts of container {}", instance.name), e))
 }
 
 /// The engine tells of the next exit only, and answers then.

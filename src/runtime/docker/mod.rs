@@ -177,6 +177,10 @@ impl Runtime for DockerRuntime {
         started.map_err(|e| failure(format!("start container {}", instance.name), e))
     }
 
+    async fn keep_up(&self, instance: &Instance, keep: bool) -> Result<()> {
+        instances::keep_up(&self.docker, instance, keep).await
+    }
+
     async fn stop(&self, instance: &Instance, timeout: Duration) -> Result<()> {
         instances::stop(&self.docker, instance, timeout).await
     }
