@@ -97,32 +97,29 @@ impl Registry {
         rows.iter().map(|row| Ok((DeploymentId(row.get("id")), key_of(row)?))).collect()
     }
 
+    /// At most one deployment: the answer of `question`, which takes an app and an environment.
+    pub(super) async fn one_of(&self, key: &EnvironmentKey, question: &'static str) -> Result<Option<DeploymentId>> {
+        let id: Option<i64> = sqlx::query_scalar(question)
+            .bind(key.app.as_str())
+            .bind(key.environment.as_str())
+            .fetch_one(&self.read)
+            .await
+            .map_err(query("read deployments"))?;
+        Ok(id.map(DeploymentId))
+    }
+
     /// The deployment that waits in an environment's queue.
     pub async fn next_queued(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
-        let id: Option<i64> = sqlx::query_scalar(
-            "SELECT max(id) FROM deployments
-             WHERE app = ? AND environment = ? AND status = 'queued' AND finished_at IS NULL",
-        )
-        .bind(key.app.as_str())
-        .bind(key.environment.as_str())
-        .fetch_one(&self.read)
-        .await
-        .map_err(query("read the queue"))?;
-        Ok(id.map(DeploymentId))
+        const QUEUED: &str = "SELECT max(id) FROM deployments
+             WHERE app = ? AND environment = ? AND status = 'queued' AND finished_at IS NULL";
+        self.one_of(key, QUEUED).await
     }
 
     /// The deployment of an environment that waits for a person's word.
     pub async fn awaiting_approval(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
-        let id: Option<i64> = sqlx::query_scalar(
-            "SELECT min(id) FROM deployments
-             WHERE app = ? AND environment = ? AND status = 'awaiting_approval' AND finished_at IS NULL",
-        )
-        .bind(key.app.as_str())
-        .bind(key.environment.as_str())
-        .fetch_one(&self.read)
-        .await
-        .map_err(query("read deployments"))?;
-        Ok(id.map(DeploymentId))
+        const WAITING: &str = "SELECT min(id) FROM deployments
+             WHERE app = ? AND environment = ? AND status = 'awaiting_approval' AND finished_at IS NULL";
+        self.one_of(key, WAITING).await
     }
 
     /// The newest deployment of a commit in an environment that says something about it (superseded and skipped ones do not).
