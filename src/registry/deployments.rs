@@ -42,16 +42,25 @@ pub struct Filter {
 }
 
 impl Registry {
-    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit.
+    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit; but what a
+    /// person asked for gives way only to what a person asks for: a push waits behind it.
     pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
-        let waiting: Vec<i64> =
-            sqlx::query_scalar("SELECT id FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'")
-                .bind(new.key.app.as_str())
-                .bind(new.key.environment.as_str())
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(query("queue a deployment"))?;
+        let waiting = sqlx::query(
+            "SELECT id, triggered FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'",
+        )
+        .bind(new.key.app.as_str())
+        .bind(new.key.environment.as_str())
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(query("queue a deployment"))?;
+        let mut gives_way = Vec::new();
+        for row in &waiting {
+            let trigger: Trigger = from_json("trigger", row.get("triggered"))?;
+            if new.trigger.kind.is_explicit() || !trigger.kind.is_explicit() {
+                gives_way.push(row.get::<i64, _>("id"));
+            }
+        }
         let id: i64 = sqlx::query_scalar(
             "INSERT INTO deployments (app, environment, commit_id, reference, triggered, status, queued_at)
              VALUES (?, ?, ?, ?, ?, 'queued', ?) RETURNING id",
@@ -68,7 +77,7 @@ impl Registry {
         if let Some(order) = &new.rollback {
             insert_rollback(&mut tx, id, order).await?;
         }
-        for old in waiting {
+        for old in gives_way {
             let reason = format!("deployment {id} is newer");
             let event = Event::Ended { status: Status::Superseded, reason: Some(reason.clone()) };
             let recorded = Recorded { seq: 1, at: Timestamp::now(), event };
@@ -108,9 +117,9 @@ impl Registry {
         Ok(id.map(DeploymentId))
     }
 
-    /// The deployment that waits in an environment's queue.
+    /// What an environment's queue has next: what a person asked for was there before the push that waits behind it.
     pub async fn next_queued(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
-        const QUEUED: &str = "SELECT max(id) FROM deployments
+        const QUEUED: &str = "SELECT min(id) FROM deployments
              WHERE app = ? AND environment = ? AND status = 'queued' AND finished_at IS NULL";
         self.one_of(key, QUEUED).await
     }
