@@ -149,8 +149,20 @@ pub struct Backup {
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
     Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
+    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
+}
+
+/// Where `pg_dump`, `pg_restore` and `psql` come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PostgresTools {
+    /// Those on this host's `PATH`.
+    #[default]
+    Host,
+    /// An image that has them.
+    Image(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +173,8 @@ pub enum PostgresFormat {
     Custom,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compression {
     Gzip,
     Zstd,
