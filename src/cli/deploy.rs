@@ -107,7 +107,7 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     out.push('\n');
     let mut line = |name: &str, text: &str| out.push_str(&format!("  {} {text}\n", paint.dim(&format!("{name:<8}"))));
     line("commit", &story.commit_line());
-    for (name, text) in [("rollback", story.rollback_line()), ("reason", story.reason())] {
+    for (name, text) in [(story.order(), story.rollback_line()), ("reason", story.reason())] {
         if let Some(text) = text {
             line(name, &text);
         }

@@ -35,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 use super::{DataError, Manifest, Part, PartKind, WIND_UP, manifest, part, read_manifest, verify_checksums};
 use crate::{
     config::{Backup, BackupSource, Environment},
+    model::Name,
     runtime::{ContainerExec, Job},
 };
 
@@ -55,6 +56,8 @@ pub struct RestoreRequest<'a> {
     pub environment: &'a Environment,
     /// The set's directory: [`super::which_set`] finds it.
     pub set: &'a Path,
+    /// Only these parts; all where empty.
+    pub parts: &'a [Name],
 }
 
 /// What was put back.
@@ -187,7 +190,11 @@ impl<'a> Plan<'a> {
         }
         let backups = &request.environment.backups;
         let mut plan = Plan { pairs: Vec::new(), skipped: Vec::new(), absent: Vec::new() };
-        for part in &manifest.parts {
+        let wanted = |part: &Part| request.parts.is_empty() || request.parts.iter().any(|p| p.as_str() == part.name);
+        if let Some(unknown) = request.parts.iter().find(|p| !manifest.parts.iter().any(|part| part.name == p.as_str())) {
+            return Err(unfit(format!("it has no part `{unknown}`")));
+        }
+        for part in manifest.parts.iter().filter(|part| wanted(part)) {
             match plan.source_of(part, backups) {
                 Ok(backup) => plan.pairs.push((part, backup)),
                 Err(why) => plan.skipped.push(SkippedPart { name: part.name.clone(), why }),

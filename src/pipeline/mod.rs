@@ -3,7 +3,8 @@
 //! - [`journal`] says what may happen next. [`run`] drives a deployment forward, and backwards when something fails; [`recover`] decides
 //!   what becomes of one whose process died, and then drives it with the same code; [`orphans`] finds what no journal tells of.
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
-//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves.
+//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves; [`needed`]
+//!   tells which backup sets something still goes back to.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
@@ -25,6 +26,7 @@ pub mod checks;
 pub mod health;
 pub mod journal;
 pub mod kept;
+pub mod needed;
 pub mod orphans;
 pub mod outcome;
 pub mod preflight;

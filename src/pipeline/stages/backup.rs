@@ -1,7 +1,7 @@
 //! backup: a set of dumps before anything changes. Fails soft unless a part is `required`.
 //!
-//! For a rollback it is the stage that keeps the state before (`pipeline::state`), always; a set is taken only if data is put back, and
-//! then all of it has to be there, because it is the way forward again.
+//! For a rollback (and a restore) it is the stage that keeps the state before (`pipeline::state`), always; a set is taken only if data is put
+//! back, and then all of it has to be there, because it is the way forward again; unless the person who asked knows that it is not.
 
 use std::sync::Arc;
 
@@ -11,7 +11,11 @@ use super::{Done, Progress, StageFailure, Step};
 use crate::{
     data::{self, SetRequest},
     model::{CommitId, DeploymentId},
-    pipeline::state::{self, Before, Held},
+    pipeline::{
+        journal::FailureKind,
+        needed,
+        state::{self, Before, Held},
+    },
     registry::{Facts, Release},
 };
 
@@ -30,6 +34,9 @@ pub struct Leaving {
     pub instances: Vec<Held>,
     /// The set that is to be put back.
     pub restore: Option<String>,
+    /// Go on without the data as it is now, where that cannot be backed up.
+    #[serde(default)]
+    pub without_backup: bool,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -52,7 +59,11 @@ pub struct Output {
 pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
     let leaving = |from: &Release, target: &Release| {
         let held = |release: &Release| Held { instance: release.instance.clone(), runtime: release.runtime };
-        Leaving { from: from.deployment, instances: vec![held(from), held(target)], restore: progress.restore.clone() }
+        // Where only data goes back, both are the same.
+        let mut instances = vec![held(from)];
+        instances.extend((target.instance != from.instance).then(|| held(target)));
+        let (restore, without_backup) = (progress.restore.clone(), progress.without_backup);
+        Leaving { from: from.deployment, instances, restore, without_backup }
     };
     let rollback = progress.previous.as_ref().zip(progress.target.as_ref()).map(|(from, target)| leaving(from, target));
     Ok(Input { commit: progress.commit()?, rollback })
@@ -71,11 +82,7 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
 async fn keep_state(step: &Step, commit: &CommitId, leaving: &Leaving) -> Result<Done, StageFailure> {
     let mut output = Output::default();
     if let Some(restore) = &leaving.restore {
-        output = take(step, commit, "before data is put back", std::slice::from_ref(restore)).await?;
-        if output.set.is_none() || !output.failures.is_empty() {
-            let why = output.failures.join("; ");
-            return Err(StageFailure::failed(format!("the data as it is now could not be backed up: {why}")));
-        }
+        output = before_data_goes_back(step, commit, restore, leaving.without_backup).await?;
     }
     let before = Before {
         key: &step.environment.key,
@@ -89,10 +96,35 @@ async fn keep_state(step: &Step, commit: &CommitId, leaving: &Leaving) -> Result
     step.job.log.line(format!("the state before is kept in {place}"));
     output.state = Some(place);
     let facts = Facts { backup: output.set.clone(), ..Facts::default() };
-    Ok(Done { facts, ..Done::new(&output)? })
+    let warning = (!output.failures.is_empty()).then(|| output.failures.join("; "));
+    Ok(Done { facts, warning, ..Done::new(&output)? })
 }
 
-/// Takes a set and applies retention, which leaves the sets of `protect` alone. An error only if a required part failed.
+/// All of the data as it is now: the way forward again.
+async fn before_data_goes_back(
+    step: &Step,
+    commit: &CommitId,
+    restore: &str,
+    without_backup: bool,
+) -> Result<Output, StageFailure> {
+    let reason = format!("before {restore} is put back");
+    let taken = take(step, commit, &reason, &[restore.to_owned()]).await;
+    match taken {
+        Ok(output) if output.set.is_some() && output.failures.is_empty() => Ok(output),
+        Ok(output) if without_backup => Ok(output),
+        Err(failure) if without_backup && failure.kind == FailureKind::Failed => {
+            Ok(Output { failures: vec![failure.message], ..Output::default() })
+        }
+        Ok(output) => {
+            let why = output.failures.join("; ");
+            Err(StageFailure::failed(format!("the data as it is now could not be backed up: {why}")))
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
+/// Takes a set and applies retention, which leaves the sets of `protect` alone, and those that something still needs. An error only
+/// if a required part failed.
 pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[String]) -> Result<Output, StageFailure> {
     let environment = &step.environment;
     let backups_dir = &step.world.config.server.backups_dir;
@@ -106,7 +138,10 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
     let mut removed = Vec::new();
     if report.set.is_some() {
         // Old sets go only once a new one is there. What cannot be removed is no reason to stop.
-        let (dir, environment, protect) = (backups_dir.clone(), Arc::clone(environment), protect.to_owned());
+        let mut protect = protect.to_owned();
+        let needed = needed::sets(&step.world.registry, &step.world.config.server.state_dir, &environment.key).await;
+        protect.extend(needed.map_err(StageFailure::failed)?.into_iter().map(|need| need.set));
+        let (dir, environment) = (backups_dir.clone(), Arc::clone(environment));
         let pruned = super::blocking(move || {
             Ok(data::prune(&dir, &environment.key, &environment.backup_retention, jiff::Timestamp::now(), &protect)?)
         });
