@@ -79,7 +79,7 @@ fn detached(context: &Context, args: &ActArgs, id: DeploymentId) -> Result<u8> {
 }
 
 /// Prints how it ended. The exit code is the deployment's, whoever reads the output.
-async fn conclude(context: &Context, args: &ActArgs, view: DeploymentView) -> Result<u8> {
+pub async fn conclude(context: &Context, args: &ActArgs, view: DeploymentView) -> Result<u8> {
     let code = view.exit_code.unwrap_or(exit::UNAVAILABLE);
     let printed = match args.format.format {
         Format::Json => context.print_json(&view),

@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::style::{clip, took};
 use crate::{
     model::{
-        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Name, RollbackKind, RollbackView, Stage, StageStatus,
-        Status, TriggerKind,
+        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Name, RollbackKind, RollbackView, Stage,
+        StageStatus, Status, TriggerKind,
     },
     notify::freed,
     pipeline::outcome,
@@ -121,9 +121,13 @@ impl Story {
         let place = view.failed_stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
         match view.status {
             Status::Queued => format!("restore {id} of {environment} from {from} waits in the queue"),
-            Status::Running | Status::AwaitingApproval => format!("restore {id} of {environment} from {from} is running"),
+            Status::Running | Status::AwaitingApproval => {
+                format!("restore {id} of {environment} from {from} is running")
+            }
             Status::Succeeded => format!("the data of {environment} was restored from {from}"),
-            Status::Failed => format!("restore {id} of {environment} from {from} failed{place}, and no data was changed"),
+            Status::Failed => {
+                format!("restore {id} of {environment} from {from} failed{place}, and no data was changed")
+            }
             Status::RolledBack => {
                 format!("restore {id} of {environment} from {from} failed{place}, and the data is as it was before")
             }

@@ -31,6 +31,7 @@ use crate::{
     },
 };
 
+mod backup;
 mod decide;
 mod follow;
 mod observe;
@@ -38,6 +39,7 @@ mod rollback;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{BackupEntry, BackupRequest, BackupUpdate, BackupVerb, Created, Removed, RestoreWish, Restored};
 pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
 pub use observe::Observer;
 pub use rollback::{RollbackRequest, Target};
@@ -67,6 +69,9 @@ pub enum ControlError {
     /// Safety checks say no, and nothing was changed. Exit 1, HTTP 412.
     #[error("{message}")]
     Refused { message: String, hint: Option<String>, checks: Vec<Check> },
+    /// It was tried and did not work; the message says what that leaves. HTTP 500.
+    #[error("{message}")]
+    Failed { message: String, hint: Option<String>, code: u8 },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -80,6 +85,7 @@ impl ControlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { .. } => 1,
+            Self::Failed { code, .. } => *code,
             Self::Usage { .. } => 64,
             Self::Unavailable { .. } | Self::Registry(_) => 69,
             Self::Busy { .. } => 75,
@@ -92,6 +98,7 @@ impl ControlError {
             Self::Usage { hint, .. }
             | Self::Busy { hint, .. }
             | Self::Unavailable { hint, .. }
+            | Self::Failed { hint, .. }
             | Self::Refused { hint, .. } => hint.as_deref(),
             Self::Registry(error) => Some(error.hint()),
         }
@@ -216,6 +223,8 @@ pub struct Control {
     /// Held while this process acts.
     lock: Arc<Mutex<Option<File>>>,
     hurry: CancellationToken,
+    /// Work by hand that is no deployment.
+    by_hand: CancellationToken,
 }
 
 impl Control {
@@ -240,7 +249,7 @@ impl Control {
         let untidy = orphans::settle_all(&world, daemon).await;
         let queue = Queue::start(Arc::clone(&world), daemon, &untidy);
         let lock = Arc::new(Mutex::new(Some(lock)));
-        Ok(Self { world, queue, lock, hurry: CancellationToken::new() })
+        Ok(Self { world, queue, lock, hurry: CancellationToken::new(), by_hand: CancellationToken::new() })
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -387,6 +396,7 @@ impl Control {
                         () = self.hurry.cancelled() => {}
                     }
                     self.queue.cancel_all("the daemon, which is stopping");
+                    self.by_hand.cancel();
                     self.queue.idle().await;
                 } => {}
             }

@@ -49,7 +49,10 @@ pub use manifest::{
 pub use restore::{
     Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
 };
-pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune, which_set};
+pub use retention::{
+    Pruned, SetState, SetSummary, discard_incomplete, expired, find_set, last_copies, list, prune, remove_set,
+    which_set,
+};
 pub use sqlite::make_example_database;
 
 /// Between two lines about how far a dump has come.

@@ -191,7 +191,8 @@ impl<'a> Plan<'a> {
         let backups = &request.environment.backups;
         let mut plan = Plan { pairs: Vec::new(), skipped: Vec::new(), absent: Vec::new() };
         let wanted = |part: &Part| request.parts.is_empty() || request.parts.iter().any(|p| p.as_str() == part.name);
-        if let Some(unknown) = request.parts.iter().find(|p| !manifest.parts.iter().any(|part| part.name == p.as_str())) {
+        if let Some(unknown) = request.parts.iter().find(|p| !manifest.parts.iter().any(|part| part.name == p.as_str()))
+        {
             return Err(unfit(format!("it has no part `{unknown}`")));
         }
         for part in manifest.parts.iter().filter(|part| wanted(part)) {

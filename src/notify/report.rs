@@ -8,8 +8,8 @@ use super::words::{commit_url, duration, freed, log_line, one_line};
 use crate::{
     config::Config,
     model::{
-        ApprovalState, DeploymentId, DeploymentView, Name, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status,
-        TriggerKind,
+        ApprovalState, DeploymentId, DeploymentView, Name, RollbackKind, RollbackView, Stage, StageStatus, StageView,
+        Status, TriggerKind,
     },
     pipeline::{
         journal::{Event, Recorded},

@@ -8,7 +8,7 @@
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
-//! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
+//! [`holds`] keeps deployments and backups by hand apart. Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
 use std::sync::Arc;
 
@@ -24,6 +24,7 @@ use crate::{
 
 pub mod checks;
 pub mod health;
+pub mod holds;
 pub mod journal;
 pub mod kept;
 pub mod needed;
@@ -63,12 +64,22 @@ pub struct World {
     pub ticks: watch::Sender<u64>,
     /// Faults that a test ordered.
     pub faults: Faults,
+    /// Whose turn it is in each environment.
+    pub holds: holds::Holds,
     http: reqwest::Client,
 }
 
 impl World {
     pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes, faults: Faults) -> Self {
-        Self { config, registry, runtimes, ticks: watch::Sender::new(0), faults, http: checks::client() }
+        Self {
+            config,
+            registry,
+            runtimes,
+            ticks: watch::Sender::new(0),
+            faults,
+            holds: holds::Holds::default(),
+            http: checks::client(),
+        }
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {

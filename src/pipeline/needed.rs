@@ -57,7 +57,8 @@ fn collect(history: &[DeploymentView], kept: &[DeploymentId], states: Vec<(Deplo
             note(&set, format!("going back to deployment {release} with its data"));
         }
     }
-    let open = |view: &&DeploymentView| !view.status.is_end() || view.status == Status::Stuck && view.resolved.is_none();
+    let open =
+        |view: &&DeploymentView| !view.status.is_end() || view.status == Status::Stuck && view.resolved.is_none();
     for view in history.iter().filter(open) {
         let what = if view.status == Status::Stuck { "stuck" } else { "unfinished" };
         let restores = view.rollback.as_ref().and_then(|rollback| rollback.restore.as_ref());
@@ -117,7 +118,8 @@ mod tests {
 
     #[test]
     fn a_kept_release_needs_what_was_taken_when_it_was_replaced() {
-        let history = [view(4, json!({})), view(3, json!({ "status": "failed" })), view(2, json!({})), view(1, json!({}))];
+        let history =
+            [view(4, json!({})), view(3, json!({ "status": "failed" })), view(2, json!({})), view(1, json!({}))];
         // 3 failed and touched nothing: 4 has 2 as its previous one.
         let history = [view(4, json!({ "previous": 2 })), history[1].clone(), history[2].clone(), history[3].clone()];
         assert_eq!(
@@ -129,7 +131,8 @@ mod tests {
 
     #[test]
     fn what_has_not_ended_and_what_is_stuck_needs_both_of_its_sets() {
-        let rollback = json!({ "kind": "restore", "to": 1, "reason": "r", "forced": false, "restore": "old", "checks": [] });
+        let rollback =
+            json!({ "kind": "restore", "to": 1, "reason": "r", "forced": false, "restore": "old", "checks": [] });
         let running = view(2, json!({ "status": "running", "rollback": rollback, "backup": "fresh" }));
         assert_eq!(
             told(&[running], &[], &[(1, "old")]),
@@ -146,7 +149,8 @@ mod tests {
 
     #[test]
     fn data_that_was_restored_under_a_release_is_that_releases_data() {
-        let restore = json!({ "kind": "restore", "to": 1, "reason": "r", "forced": false, "restore": "old", "checks": [] });
+        let restore =
+            json!({ "kind": "restore", "to": 1, "reason": "r", "forced": false, "restore": "old", "checks": [] });
         let restored = view(2, json!({ "rollback": restore, "backup": "before-the-restore" }));
         let history = [view(3, json!({ "previous": 1 })), restored, view(1, json!({}))];
         assert_eq!(set_after(DeploymentId(1), &history), Ok("set-3".to_owned()));

@@ -270,7 +270,10 @@ impl Runner {
                 target.deployment
             )));
         }
-        if same && !self.progress.only_data && health::now(&self.world, Arc::clone(&self.environment), &target.instance).await.is_ok() {
+        if same
+            && !self.progress.only_data
+            && health::now(&self.world, Arc::clone(&self.environment), &target.instance).await.is_ok()
+        {
             return Err(StageFailure::failed(format!("deployment {} is live already, and healthy", target.deployment)));
         }
         if let Some(warning) = preflight::check_rollback(&self.world, &self.environment).await? {

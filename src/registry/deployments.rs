@@ -4,8 +4,11 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    Registry, Result, RollbackOrder, damaged, decisions::{insert_rollback, read_data}, from_json, journal::insert_event, now_ms,
-    parse, query, time, to_json,
+    Registry, Result, RollbackOrder, damaged,
+    decisions::{insert_rollback, read_data},
+    from_json,
+    journal::insert_event,
+    now_ms, parse, query, time, to_json,
 };
 use crate::{
     model::{

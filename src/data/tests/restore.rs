@@ -311,7 +311,11 @@ async fn a_full_disk_or_a_cancelled_job_changes_nothing() {
 #[tokio::test]
 async fn only_parts_with_a_source_are_put_back_and_only_into_their_environment() {
     let scene = Scene::new(false, Compression::Gzip).await;
-    let with = |backups| RestoreRequest { environment: Box::leak(Box::new(environment(backups))), set: &scene.set, parts: &[] };
+    let with = |backups| RestoreRequest {
+        environment: Box::leak(Box::new(environment(backups))),
+        set: &scene.set,
+        parts: &[],
+    };
     let app = scene.environment.backups[0].clone();
     let error = restore_set(with(Vec::new()), None, &job()).await.unwrap_err();
     assert!(error.to_string().contains("it holds nothing that the configuration has a `[[backup]]`"), "{error}");
