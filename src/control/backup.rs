@@ -21,7 +21,7 @@ use crate::{
     data::{self, BackupReport, DataError, RestoreReport, SetRequest},
     log::DeploymentLog,
     model::{DeploymentId, EnvironmentKey, Name, Trigger},
-    pipeline::{holds::Held, needed},
+    pipeline::{holds::Held, needed, stages::backup},
     runtime::Job,
 };
 
@@ -198,20 +198,21 @@ impl Hands<'_> {
         Ok(Created { report, removed })
     }
 
-    /// Takes a set; who asked is part of its reason.
+    /// Takes a set.
     async fn take(&self, environment: &Environment, reason: &str) -> Result<BackupReport> {
         let world = &self.control.world;
         let live = world.registry.live(&environment.key).await?;
-        let by = self.trigger.by.as_deref().map(|by| format!(" (by {by})")).unwrap_or_default();
-        let reason = format!("{reason}{by}");
+        let mut context = backup::context(world, &environment.key, None).await;
+        context.by.clone_from(&self.trigger.by);
         let request = SetRequest {
             environment,
             deployment: None,
             commit: live.as_ref().map(|release| &release.commit),
-            reason: &reason,
+            reason,
             backups_dir: &world.config.server.backups_dir,
+            context: &context,
         };
-        Ok(data::create_set(request, Some(world.runtimes.containers.as_ref()), &self.job).await?)
+        Ok(data::create_set(request, world.runtimes.reach(), &self.job).await?)
     }
 
     /// What something still goes back to.

@@ -71,8 +71,7 @@ impl Hands<'_> {
 
     async fn put(&self, set: &std::path::Path, parts: &[Name]) -> Result<data::RestoreReport> {
         let request = RestoreRequest { environment: &self.environment, set, parts };
-        let containers = self.control.world.runtimes.containers.as_ref();
-        Ok(data::restore_set(request, Some(containers), &self.job).await?)
+        Ok(data::restore_set(request, self.control.world.runtimes.reach(), &self.job).await?)
     }
 
     async fn keep_what_is_there(&self, wish: &RestoreWish, chosen: &Chosen) -> Result<Option<String>> {
