@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::{Control, ControlError, Result};
 use crate::{
     config::Environment,
-    data::{self, BackupReport, DataError, RestoreReport, SetRequest},
+    data::{self, BackupReport, DataError, Depth, RestoreReport, SetRequest, VerifyReport},
     log::DeploymentLog,
     model::{DeploymentId, EnvironmentKey, Name, Trigger},
     pipeline::{holds::Held, needed, stages::backup},
@@ -28,6 +28,7 @@ use crate::{
 mod look;
 mod remove;
 mod restore;
+mod verify;
 
 pub use look::BackupEntry;
 
@@ -49,6 +50,7 @@ pub struct BackupRequest {
 #[serde(rename_all = "snake_case")]
 pub enum BackupVerb {
     Create { reason: Option<String> },
+    Verify { set: Option<String>, depth: Depth },
     Restore(RestoreWish),
     Delete { sets: Vec<String> },
     Prune,
@@ -78,6 +80,7 @@ pub enum BackupUpdate {
         id: DeploymentId,
     },
     Created(Created),
+    Verified(VerifyReport),
     Restored(Restored),
     Removed(Removed),
 }
@@ -86,6 +89,8 @@ pub enum BackupUpdate {
 pub struct Created {
     #[serde(flatten)]
     pub report: BackupReport,
+    /// What a look at the new set found, where the configuration asks for one.
+    pub verified: Option<VerifyReport>,
     /// Sets that retention removed.
     pub removed: Vec<String>,
 }
@@ -97,6 +102,8 @@ pub struct Restored {
     pub report: RestoreReport,
     /// The set with the data as it was before, relative to the backups directory; `None` where there was none.
     pub before: Option<String>,
+    /// The queries that the data answered.
+    pub checks: Vec<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -154,6 +161,7 @@ impl Control {
         let hands = Hands { control: self, environment, trigger: request.trigger, job, _held: held };
         match request.verb {
             BackupVerb::Create { reason } => hands.create(reason).await.map(BackupUpdate::Created),
+            BackupVerb::Verify { set, depth } => hands.verify(set.as_deref(), depth).await.map(BackupUpdate::Verified),
             BackupVerb::Restore(wish) => hands.restore_here(&wish).await.map(BackupUpdate::Restored),
             BackupVerb::Delete { sets } => hands.delete(&sets).await.map(BackupUpdate::Removed),
             BackupVerb::Prune => hands.prune().await.map(BackupUpdate::Removed),
@@ -188,14 +196,20 @@ impl Hands<'_> {
             ));
         }
         let report = self.take(&self.environment, reason.as_deref().unwrap_or("by hand")).await?;
+        let world = &self.control.world;
+        let mut verified = None;
+        if let Some(set) = &report.set {
+            let path = world.config.server.backups_dir.join(set);
+            verified = data::verify_new(&self.environment, &path, world.runtimes.reach(), &self.job).await?;
+        }
         let mut removed = Vec::new();
-        if report.set.is_some() && report.failures.is_empty() {
+        if report.set.is_some() && report.failures.is_empty() && verified.as_ref().is_none_or(|look| look.ok) {
             match self.prune().await {
                 Ok(pruned) => removed = pruned.removed,
                 Err(error) => self.job.log.line(format!("old backups could not be removed: {error}")),
             }
         }
-        Ok(Created { report, removed })
+        Ok(Created { report, verified, removed })
     }
 
     /// Takes a set.

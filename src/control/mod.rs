@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Environment},
+    data::LastLook,
     fault::Faults,
     model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
     pipeline::{Runtimes, World, journal::Recorded, orphans, recover},
@@ -163,6 +164,8 @@ pub struct EnvironmentStatus {
     pub live: Option<LiveStatus>,
     pub service: ServiceStatus,
     pub databases: Vec<DatabaseStatus>,
+    /// `None` where nothing is configured to be backed up.
+    pub backups: Option<BackupStatus>,
     /// The schema version that the last migration reported.
     pub migrations: Option<String>,
     /// The deployment that runs now, and the one that waits.
@@ -199,6 +202,31 @@ pub struct DatabaseStatus {
     pub name: String,
     /// `running`, `stopped`, `present`, `missing` or `unknown`.
     pub state: String,
+}
+
+/// What could come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// The newest set that can be used.
+    pub newest: Option<NewestBackup>,
+    /// The set that was looked at last, and what was found. One that was restored to try it counts more than one whose checksums were read.
+    pub verified: Option<VerifiedBackup>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestBackup {
+    pub set: String,
+    pub at: Timestamp,
+    pub bytes: u64,
+    /// Parts that it should have.
+    pub missing: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedBackup {
+    pub set: String,
+    #[serde(flatten)]
+    pub look: LastLook,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -32,6 +32,7 @@ use crate::{
     runtime::{Job, RuntimeError},
 };
 
+mod check;
 mod kind;
 mod layout;
 mod manifest;
@@ -42,11 +43,13 @@ mod retention;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod unpack;
 mod verify;
 
 use kind::kind_of;
 
+pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
@@ -61,6 +64,7 @@ pub use retention::{
     which_set,
 };
 pub use sqlite::make_example_database;
+pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
 };

@@ -57,6 +57,16 @@ impl Kind for Postgres {
         restore::postgres::restore(work, gate).await
     }
 
+    async fn ask(
+        &self,
+        backup: &Backup,
+        query: &str,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        restore::postgres::ask(backup, query, reach, job).await
+    }
+
     async fn rehearse(&self, _: Stored<'_>, _: Reach<'_>, _: &Job) -> Result<Vec<TableRows>, DataError> {
         Err(DataError::dump("this version cannot try a PostgreSQL dump out yet"))
     }

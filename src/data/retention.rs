@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{
-    DataError, MANIFEST, Manifest,
+    DataError, LastLook, MANIFEST, Manifest,
     layout::{SetName, environment_dir},
     read_manifest,
 };
@@ -43,6 +43,8 @@ pub struct SetSummary {
     /// Names of the parts that are in it, and of those that should be.
     pub parts: Vec<String>,
     pub missing: Vec<String>,
+    /// What the last verification found, if there was one.
+    pub verified: Option<LastLook>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -214,7 +216,11 @@ fn newest_copies(sets: &[&SetSummary]) -> Vec<(String, Vec<String>)> {
     let Some(newest) = good.first() else { return Vec::new() };
     let mut copies: Vec<(String, Vec<String>)> = Vec::new();
     for part in newest.parts.iter().chain(&newest.missing) {
-        let Some(holder) = good.iter().find(|set| set.parts.contains(part)) else { continue };
+        // One that was found damaged is better than none.
+        let holds = |set: &&&&SetSummary| set.parts.contains(part);
+        let is_bad = |set: &SetSummary| set.verified.as_ref().is_some_and(|look| look.bad.contains(part));
+        let holder = good.iter().filter(holds).find(|set| !is_bad(set)).or_else(|| good.iter().find(holds));
+        let Some(holder) = holder else { continue };
         match copies.iter_mut().find(|(name, _)| *name == holder.name) {
             Some((_, parts)) => parts.push(part.clone()),
             None => copies.push((holder.name.clone(), vec![part.clone()])),
@@ -260,6 +266,7 @@ fn summary(name: SetName, path: PathBuf) -> SetSummary {
         Err(error) => SetState::Unreadable(error.to_string()),
     };
     let bytes = bytes_in(&path);
+    let verified = LastLook::of(&path);
     let known: Option<Manifest> = manifest.ok();
     let names = |m: &Manifest| m.parts.iter().map(|p| p.name.clone()).collect();
     let missing = |m: &Manifest| m.failures.iter().map(|f| f.name.clone()).collect();
@@ -274,6 +281,7 @@ fn summary(name: SetName, path: PathBuf) -> SetSummary {
         bytes,
         parts: known.as_ref().map(names).unwrap_or_default(),
         missing: known.as_ref().map(missing).unwrap_or_default(),
+        verified,
     }
 }
 

@@ -34,6 +34,9 @@ const REMARK: usize = 150;
 const UNDONE: usize = 8;
 const WARNINGS: usize = 3;
 
+/// Parts of a backup that a report names.
+const PARTS: usize = 5;
+
 /// One deployment, in words.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -183,7 +186,7 @@ impl Story {
 /// `deployment 5 → deployment 3`, and what goes with it.
 fn way(view: &DeploymentView, rollback: &RollbackView) -> String {
     if let Some(set) = rollback.restored_set() {
-        let parts: Vec<&str> = rollback.parts.iter().map(Name::as_str).collect();
+        let parts: Vec<&str> = rollback.parts.iter().map(Name::as_str).take(PARTS).collect();
         let only = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
         return format!("the data of {set}{only}, under deployment {}", rollback.to);
     }

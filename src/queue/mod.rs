@@ -8,7 +8,7 @@
 //!   queued). It owns the environment's state: a cancel request is a message to it.
 //!
 //! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
-//! old logs and deliveries are tidied away ([`housekeeping`]).
+//! old logs and deliveries are tidied away ([`housekeeping`]), and backups are tried out ([`rehearsal`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,6 +35,7 @@ use crate::{
 mod housekeeping;
 mod inbox;
 mod reconcile;
+mod rehearsal;
 
 /// Deliveries that may wait for the disk; beyond that the door waits, and with it the sender.
 const INBOX_DEPTH: usize = 4096;
@@ -105,6 +106,7 @@ impl Queue {
             if daemon {
                 tasks.spawn(reconcile::watch(Arc::downgrade(&queue), queue.closing.clone()));
                 tasks.spawn(housekeeping::watch(Arc::downgrade(&queue), queue.closing.clone()));
+                tasks.spawn(rehearsal::watch(Arc::downgrade(&queue), queue.closing.clone()));
             }
         }
         queue.workers.values().for_each(|worker| drop(worker.send(Command::Wake)));

@@ -1,7 +1,8 @@
 //! `refit backup create`, `restore`, `delete` and `prune`.
 
 use super::{
-    args::{CreateArgs, DeleteArgs, PruneArgs, RestoreArgs},
+    LATEST,
+    args::{CreateArgs, DeleteArgs, PruneArgs, RestoreArgs, VerifyArgs},
     entries, find, place,
     watch::watch,
 };
@@ -16,6 +17,7 @@ use crate::{
         style::{Paint, clip, plural, took},
     },
     control::{BackupRequest, BackupUpdate, BackupVerb, Created, Removed, RestoreWish, Restored},
+    data::{Depth, VerifyReport},
     files::human_bytes,
     model::{DeploymentView, EnvironmentKey, Name, TriggerKind},
 };
@@ -39,7 +41,8 @@ pub async fn create(context: &Context, args: CreateArgs) -> Result<u8> {
         Format::Json => context.print_json(&created)?,
         Format::Table => context.print(&created_text(&key, &created, context.paint))?,
     }
-    let whole = created.report.set.is_some() && created.report.failures.is_empty();
+    let good = created.verified.as_ref().is_none_or(|look| look.ok);
+    let whole = created.report.set.is_some() && created.report.failures.is_empty() && good;
     Ok(if whole { exit::OK } else { NOT_WHOLE })
 }
 
@@ -59,11 +62,64 @@ fn created_text(key: &EnvironmentKey, created: &Created, paint: Paint) -> String
         let required = if failure.required { " (required)" } else { "" };
         out.push_str(&format!("  {}{required}: {}\n", failure.name, clip(&failure.error, 400)));
     }
+    if let Some(look) = created.verified.as_ref().filter(|look| !look.ok) {
+        out.push_str(&verified_text(look, paint));
+    }
     for set in &created.removed {
         out.push_str(&format!("  removed {set}, by the retention rule\n"));
     }
     if !report.failures.is_empty() {
         out.push_str("  try: `refit doctor` looks at what backups need\n");
+    }
+    out
+}
+
+pub async fn verify(context: &Context, mut args: VerifyArgs) -> Result<u8> {
+    let set = args.set.as_ref().map(|set| place(set, &mut args.target));
+    let key = key(context, &args.target)?;
+    let set = set.filter(|set| set != LATEST);
+    let depth = match (args.restore, args.checksums) {
+        (true, _) => Depth::Restore,
+        (_, true) => Depth::Checksums,
+        _ => Depth::Catalogue,
+    };
+    let ended = act(context, &key, BackupVerb::Verify { set, depth }, args.no_wait).await?;
+    let Ended::Here(BackupUpdate::Verified(report)) = ended else { return Err(misunderstood()) };
+    match args.format.format {
+        Format::Json => context.print_json(&report)?,
+        Format::Table => context.print(&verified_text(&report, context.paint))?,
+    }
+    Ok(if report.ok { exit::OK } else { NOT_WHOLE })
+}
+
+fn verified_text(report: &VerifyReport, paint: Paint) -> String {
+    let how = match report.depth {
+        Depth::Checksums => "every file is what was written",
+        Depth::Catalogue => "every file is what was written, and whole by its own signs",
+        Depth::Restore => "it was restored, into something that was thrown away again",
+    };
+    let mut out = match report.ok {
+        true => format!("{}: {how}\n", paint.good(&format!("{} is good", report.set))),
+        false => format!("{}\n", paint.bad(&format!("{} is NOT good", report.set))),
+    };
+    for part in &report.parts {
+        let ms = i64::try_from(part.duration_ms).unwrap_or(i64::MAX);
+        let mark = if part.ok { paint.good("ok ") } else { paint.bad("BAD") };
+        out.push_str(&format!("  {mark} {} ({})\n", clip(&part.name, 40), took(ms)));
+        for check in &part.checks {
+            let detail = clip(&check.detail, 300);
+            out.push_str(&format!(
+                "        {}{}\n",
+                check.what,
+                if detail.is_empty() { detail } else { format!(": {detail}") }
+            ));
+        }
+    }
+    if report.parts.is_empty() {
+        out.extend(report.problems.iter().map(|problem| format!("  {}\n", clip(problem, 400))));
+    }
+    if !report.ok {
+        out.push_str("  try: `refit backup create` takes a new one; `refit backup list` shows older ones\n");
     }
     out
 }
@@ -122,6 +178,7 @@ fn restored_text(key: &EnvironmentKey, restored: &Restored, paint: Paint) -> Str
     for name in &report.absent {
         out.push_str(&format!("  {name} is not in the backup: its data is as it was\n"));
     }
+    out.extend(restored.checks.iter().map(|check| format!("  {}\n", clip(check, 200))));
     out.push_str(&match &restored.before {
         Some(set) => format!("  `refit backup restore {set}` puts back what was there before\n"),
         None => "  there was nothing before that could be backed up\n".to_owned(),

@@ -38,6 +38,16 @@ pub enum BackupCommand {
     )]
     Show(OneArgs),
 
+    /// See whether a set can be trusted
+    ///
+    /// By default every checksum, and what the dump says of itself; with --restore the set is restored into throw-away databases, and the
+    /// rows of each table are compared with those that were counted when it was made. Nothing else is changed. The result is kept, and `refit
+    /// status` shows it. Exits with 1 if the set is not good.
+    #[command(
+        after_help = "Example:\n  refit backup verify                # the newest\n  refit backup verify 2026-11-21_10-15-30 --restore"
+    )]
+    Verify(VerifyArgs),
+
     /// Put a set back
     ///
     /// The data as it is now is backed up first. Then the live version is stopped, the data exchanged, and the same version started and
@@ -100,6 +110,25 @@ pub struct OneArgs {
     pub set: String,
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The set: its name as `list` has it; by default the newest
+    pub set: Option<String>,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Restore it into something that is thrown away, and count
+    #[arg(long, conflicts_with = "checksums")]
+    pub restore: bool,
+    /// Only the checksums
+    #[arg(long)]
+    pub checksums: bool,
+    /// Exit with 75 instead of waiting if a deployment holds the environment
+    #[arg(long)]
+    pub no_wait: bool,
     #[command(flatten)]
     pub format: FormatArgs,
 }

@@ -15,7 +15,7 @@ use crate::{
         style::{Clock, Paint, Tone, cell, clip, table_text, took},
     },
     control::BackupEntry,
-    data::{self, Manifest, SetState},
+    data::{self, Depth, Manifest, SetState},
     files::human_bytes,
     rollback::Target,
 };
@@ -50,7 +50,7 @@ pub async fn list(context: &Context, args: &ListArgs) -> Result<u8> {
 }
 
 fn table(all: &[BackupEntry], paint: Paint, width: Option<u16>, clock: &Clock) -> String {
-    let header = ["SET", "ENVIRONMENT", "STATE", "TAKEN", "SIZE", "PARTS", "COMMIT", "WHY", "KEPT FOR"];
+    let header = ["SET", "ENVIRONMENT", "STATE", "TAKEN", "SIZE", "PARTS", "COMMIT", "WHY", "VERIFIED", "KEPT FOR"];
     let mut table = paint.table(&header, width);
     for entry in all {
         let set = &entry.set;
@@ -66,10 +66,28 @@ fn table(all: &[BackupEntry], paint: Paint, width: Option<u16>, clock: &Clock) -
             cell(if set.missing.is_empty() { Tone::Plain } else { Tone::Warn }, clip(&parts.join(", "), TEXT_WIDTH)),
             cell(Tone::Plain, set.commit.as_ref().map(|c| c.short().to_owned()).unwrap_or_default()),
             cell(Tone::Plain, clip(set.reason.as_deref().unwrap_or_default(), TEXT_WIDTH)),
+            verified(entry, clock),
             cell(Tone::Plain, clip(&kept_for(entry), TEXT_WIDTH)),
         ]);
     }
     table_text(&table)
+}
+
+fn verified(entry: &BackupEntry, clock: &Clock) -> comfy_table::Cell {
+    match &entry.set.verified {
+        None => cell(Tone::Plain, "-"),
+        Some(look) if look.ok => cell(Tone::Good, format!("{}, {}", depth(look.depth), clock.ago(look.at))),
+        Some(look) => cell(Tone::Bad, format!("NOT good, {}", clock.ago(look.at))),
+    }
+}
+
+/// What is known when it passed.
+pub fn depth(depth: Depth) -> &'static str {
+    match depth {
+        Depth::Checksums => "checksums",
+        Depth::Catalogue => "read through",
+        Depth::Restore => "restored",
+    }
 }
 
 fn kept_for(entry: &BackupEntry) -> String {
@@ -82,6 +100,9 @@ fn kept_for(entry: &BackupEntry) -> String {
 
 fn state(entry: &BackupEntry) -> (Tone, String) {
     match &entry.set.state {
+        SetState::Complete if entry.set.verified.as_ref().is_some_and(|look| !look.ok) => {
+            (Tone::Bad, "damaged".to_owned())
+        }
         SetState::Complete if !entry.set.missing.is_empty() => (Tone::Warn, "lacks parts".to_owned()),
         SetState::Complete => (Tone::Good, "complete".to_owned()),
         SetState::Incomplete => (Tone::Warn, "incomplete".to_owned()),
@@ -133,6 +154,11 @@ fn page(entry: &BackupEntry, manifest: Option<&Manifest>, paint: Paint, width: O
     line("place", set.path.display().to_string());
     if let Some(manifest) = manifest {
         line("made by", format!("refit {}", clip(&manifest.refit, 40)));
+    }
+    if let Some(look) = &set.verified {
+        let what = if look.ok { depth(look.depth) } else { "NOT good" };
+        line("verified", format!("{what}, {} ({})", clock.local(look.at), clock.ago(look.at)));
+        look.problems.iter().for_each(|problem| line("problem", clip(problem, 300)));
     }
     if !kept_for(entry).is_empty() {
         line("kept for", kept_for(entry));

@@ -30,6 +30,7 @@ pub async fn run(context: &Context, args: BackupArgs) -> Result<u8> {
         BackupCommand::Create(args) => act::create(context, args).await,
         BackupCommand::List(args) => look::list(context, &args).await,
         BackupCommand::Show(args) => look::show(context, args).await,
+        BackupCommand::Verify(args) => act::verify(context, args).await,
         BackupCommand::Restore(args) => act::restore(context, args).await,
         BackupCommand::Delete(args) => act::delete(context, args).await,
         BackupCommand::Prune(args) => act::prune(context, args).await,

@@ -66,7 +66,37 @@ impl Hands<'_> {
         faults.reach("restore:backup").await;
         let report = self.put(&chosen.summary.path, &wish.parts).await?;
         faults.reach("restore:effect").await;
-        Ok(Restored { report, before })
+        let checks = self.check(&wish.parts, before.as_deref()).await?;
+        Ok(Restored { report, before, checks })
+    }
+
+    /// Data that does not answer its `check` goes away again.
+    async fn check(&self, parts: &[Name], before: Option<&str>) -> Result<Vec<String>> {
+        let world = &self.control.world;
+        let error = match data::check_data(&self.environment, parts, world.runtimes.reach(), &self.job).await {
+            Ok(checks) => return Ok(checks),
+            Err(error) => error,
+        };
+        let Some(before) = before else {
+            return Err(ControlError::Failed {
+                message: format!("the data was put in place, but {error}"),
+                hint: Some(
+                    "see whether this is the right backup; there was nothing before that could be put back".to_owned(),
+                ),
+                code: STOPPED,
+            });
+        };
+        self.job.log.line(format!("{error}: putting back what was there before"));
+        let back = self.put(&world.config.server.backups_dir.join(before), parts).await;
+        let left = match back {
+            Ok(_) => "the data is as it was before".to_owned(),
+            Err(why) => format!("and what was there before could not be put back: {why}"),
+        };
+        Err(ControlError::Failed {
+            message: format!("{error}; {left}"),
+            hint: Some("`refit backup list` shows what else there is".to_owned()),
+            code: STOPPED,
+        })
     }
 
     async fn put(&self, set: &std::path::Path, parts: &[Name]) -> Result<data::RestoreReport> {

@@ -24,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Gate, Loaded, Work};
 use crate::{
-    config::BackupSource,
-    data::{DataError, PartFormat, postgres::conninfo_quote, unpack::PartReader},
+    config::{Backup, BackupSource},
+    data::{DataError, PartFormat, Reach, postgres::conninfo_quote, unpack::PartReader},
     runtime::{ContainerExec, ExecOutcome, Job},
     secret::Secret,
 };
@@ -59,6 +59,30 @@ pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Load
         cancel: work.job.cancel.child_token(),
     };
     session.run(gate).await
+}
+
+/// The first column of a query's first row.
+pub(in crate::data) async fn ask(
+    backup: &Backup,
+    query: &str,
+    reach: Reach<'_>,
+    job: &Job,
+) -> Result<Option<String>, DataError> {
+    let BackupSource::Postgres { container, database, user, password, .. } = &backup.source else {
+        return Err(DataError::dump("not a PostgreSQL database"));
+    };
+    let exec = reach.containers(container)?;
+    let mut command = command(database, user);
+    command.extend(["--field-separator-zero".to_owned(), format!("--command={query}")]);
+    let env: Vec<_> = password.iter().map(|password| ("PGPASSWORD", password)).collect();
+    let mut answer = Vec::new();
+    let outcome = exec.exec_into(container, &command, &env, &mut answer, job).await?;
+    succeeded("psql", &outcome)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    let first = answer.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
+    Ok(Some(String::from_utf8_lossy(first).into_owned()))
 }
 
 fn command(database: &str, user: &str) -> Vec<String> {

@@ -180,8 +180,15 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
     if report.is_failure() {
         return Err(StageFailure::failed(format!("a required backup failed: {}", failures.join("; "))));
     }
+    let mut failures = failures;
+    let mut bad = false;
+    if let Some(set) = &report.set {
+        let problems = look_at(step, set).await?;
+        bad = !problems.is_empty();
+        failures.extend(problems);
+    }
     let mut removed = Vec::new();
-    if report.set.is_some() {
+    if report.set.is_some() && !bad {
         // Old sets go only once a new one is there. What cannot be removed is no reason to stop.
         let mut protect = protect.to_owned();
         let needed = needed::sets(&step.world.registry, &step.world.config.server.state_dir, &environment.key).await;
@@ -203,6 +210,29 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
         removed,
         state: None,
     })
+}
+
+/// Verifies a new set as far as its configuration asks; what is wrong with it. An error if a required part is not good.
+async fn look_at(step: &Step, set: &str) -> Result<Vec<String>, StageFailure> {
+    let (environment, world) = (&step.environment, &step.world);
+    let path = world.config.server.backups_dir.join(set);
+    let found = match data::verify_new(environment, &path, world.runtimes.reach(), &step.job).await {
+        Ok(found) => found,
+        Err(error @ data::DataError::Cancelled) => return Err(error.into()),
+        // What was found could not be kept: the set itself is there.
+        Err(error) => {
+            step.job.log.line(format!("warning: {error}"));
+            return Ok(Vec::new());
+        }
+    };
+    let Some(report) = found.filter(|report| !report.ok) else { return Ok(Vec::new()) };
+    let problems =
+        report.problems.iter().map(|problem| format!("backup {set} is not good: {problem}")).collect::<Vec<_>>();
+    let bad = |name: &str| report.parts.iter().any(|part| part.name == name && !part.ok);
+    if environment.backups.iter().any(|backup| backup.required && bad(backup.name.as_str())) {
+        return Err(StageFailure::failed(format!("a required backup is not good: {}", report.problems.join("; "))));
+    }
+    Ok(problems)
 }
 
 /// A complete set is kept, whatever becomes of the deployment; what a killed process left half written goes.

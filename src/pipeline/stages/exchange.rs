@@ -4,7 +4,8 @@
 //! Before the first byte is touched a mark is written beside the state that was kept (`pipeline::state`). Undo exchanges data only where it
 //! finds the mark: one that ended before that has left the data alone, and what was written since the backup stays.
 //!
-//! Data that was put back has to answer the `check` of its `[[backup]]`, where there is one, before anything starts on it.
+//! Data that was put back under the version that was live has to answer the `check` of its `[[backup]]`, where there is one, before anything
+//! starts on it.
 
 use std::{io, path::PathBuf};
 
@@ -28,6 +29,9 @@ pub struct Exchange {
     /// Only these parts; all where empty.
     #[serde(default)]
     pub parts: Vec<Name>,
+    /// What was put back has to answer today's `check`: where the version stays the same.
+    #[serde(default)]
+    pub check: bool,
 }
 
 /// Puts the old data back. Nothing that uses it may run.
@@ -44,7 +48,11 @@ pub async fn back(step: &Step, exchange: &Exchange) -> Result<(), StageFailure> 
     {
         unmark(&mark)?;
     }
-    Ok(restored?)
+    restored?;
+    if exchange.check {
+        data::check_data(&step.environment, &exchange.parts, step.world.runtimes.reach(), &step.job).await?;
+    }
+    Ok(())
 }
 
 /// Whether the old data may have been put back, so that undo has to exchange it again.

@@ -95,7 +95,7 @@ fn exchange(progress: &Progress) -> Result<Option<Exchange>, StageFailure> {
     match (progress.restore.clone(), progress.fresh.clone()) {
         (None, _) => Ok(None),
         (Some(back), forward) if forward.is_some() || progress.without_backup => {
-            Ok(Some(Exchange { back, forward, parts }))
+            Ok(Some(Exchange { back, forward, parts, check: progress.only_data }))
         }
         (Some(_), _) => Err(StageFailure::failed("the data as it is now was not backed up")),
     }

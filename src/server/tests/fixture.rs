@@ -114,6 +114,7 @@ fn environment_of(app: &str, environment: &str, branch: &str) -> Environment {
         pull: Pull { timeout: minute, retries: 0 },
         backups: Vec::new(),
         backup_retention: Retention { keep: 1, keep_days: 1 },
+        rehearse_backups: None,
         tests: Vec::new(),
         build: Build {
             context: ".".to_owned(),
