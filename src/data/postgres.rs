@@ -14,8 +14,14 @@
 //! A dump is whole if `pg_dump` exited with 0, and a plain one has its closing comment, a custom one its header.
 //! The versions of server and tool are read from the dump itself: they are those that really took part.
 
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
 use async_trait::async_trait;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWrite};
 
 use super::{
     Check, DataError, Part, PartFormat, PartKind, PartSource, Reach, TableRows,
@@ -28,6 +34,12 @@ use crate::{
     config::{Backup, BackupSource, Compression, PostgresFormat},
     runtime::Job,
 };
+
+mod archive;
+pub(super) mod script;
+
+use archive::Archive;
+use script::Script;
 
 /// What `pg_dump` writes last into a plain dump, at the beginning of a line. (Minor releases since August 2025 add an `\unrestrict`.)
 const END_OF_PLAIN: &[u8] = b"\n-- PostgreSQL database dump complete";
@@ -75,22 +87,98 @@ impl Kind for Postgres {
 async fn look(stored: Stored<'_>) -> Result<Vec<Check>, DataError> {
     let mut reader = PartReader::open(stored.set, stored.part)?;
     let (mut head, mut tail, mut chunk) = (Vec::new(), Vec::new(), vec![0; 64 * 1024]);
+    let format = if stored.part.format == PartFormat::Plain { PostgresFormat::Plain } else { PostgresFormat::Custom };
+    let mut follower = Follower::new(format);
     loop {
         let n = reader.read(&mut chunk).await.map_err(|e| DataError::dump(e.to_string()))?;
         if n == 0 {
             break;
         }
         part::sample(&mut head, &mut tail, &chunk[..n]);
+        follower.take(&chunk[..n]);
     }
     reader.finish().await?;
-    let (what, judged) = match stored.part.format {
-        PartFormat::Plain => ("closing line", judge(stored.part.raw_bytes, &head, &tail, PostgresFormat::Plain)),
-        _ => ("header", judge(stored.part.raw_bytes, &head, &tail, PostgresFormat::Custom)),
-    };
-    Ok(vec![match judged {
+    let what = if format == PostgresFormat::Plain { "closing line" } else { "header" };
+    let mut checks = vec![match judge(stored.part.raw_bytes, &head, &tail, format) {
         Ok(versions) => Check::good(what, versions.server.map_or_else(String::new, |v| format!("of PostgreSQL {v}"))),
         Err(error) => Check::bad(what, error.to_string()),
-    }])
+    }];
+    let what = if format == PostgresFormat::Plain { "statements" } else { "table of contents" };
+    let noted = &stored.part.tables;
+    checks.push(match follower.finish() {
+        Err(why) => Check::bad(what, why),
+        Ok(found) if noted.is_empty() || same_rows(noted, &found) => {
+            let rows: u64 = found.iter().map(|table| table.rows).sum();
+            Check::good(what, format!("{} tables, {rows} rows", found.len()))
+        }
+        Ok(_) => Check::bad(what, "the tables in it are not those that were counted when it was made"),
+    });
+    Ok(checks)
+}
+
+fn same_rows(noted: &[TableRows], found: &[TableRows]) -> bool {
+    noted.len() == found.len() && noted.iter().all(|table| found.contains(table))
+}
+
+/// Follows a dump as it goes by, and counts.
+enum Follower {
+    Plain { script: Box<Script>, passed: Vec<u8> },
+    Custom(Box<Archive>),
+    Lost(String),
+}
+
+impl Follower {
+    fn new(format: PostgresFormat) -> Self {
+        match format {
+            PostgresFormat::Plain => Self::Plain { script: Box::new(Script::new(false)), passed: Vec::new() },
+            PostgresFormat::Custom => Self::Custom(Box::default()),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) {
+        let followed = match self {
+            Self::Plain { script, passed } => {
+                passed.clear();
+                script.take(bytes, passed).map_err(|refused| refused.to_string())
+            }
+            Self::Custom(archive) => archive.take(bytes),
+            Self::Lost(_) => Ok(()),
+        };
+        if let Err(why) = followed {
+            *self = Self::Lost(why);
+        }
+    }
+
+    /// The rows of each table. The error is for people.
+    fn finish(self) -> Result<Vec<TableRows>, String> {
+        match self {
+            Self::Plain { script, .. } => script.finish().map_err(|refused| refused.to_string()),
+            Self::Custom(archive) => archive.finish().map(|contents| contents.tables),
+            Self::Lost(why) => Err(why),
+        }
+    }
+}
+
+/// A part's file, and what follows it.
+struct Followed<'a> {
+    writer: &'a mut PartWriter,
+    follower: Follower,
+}
+
+impl AsyncWrite for Followed<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let n = ready!(Pin::new(&mut *self.writer).poll_write(cx, buf))?;
+        self.follower.take(&buf[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.writer).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.writer).poll_shutdown(cx)
+    }
 }
 
 async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -> Result<Part, DataError> {
@@ -102,7 +190,9 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
     let mut writer = PartWriter::create(place, file, outside).await?;
     let command = command(database, user, *format, backup.compression);
     let env: Vec<_> = password.iter().map(|password| ("PGPASSWORD", password)).collect();
-    let ended = exec.exec_into(container, &command, &env, &mut writer, job).await;
+    let mut sink = Followed { writer: &mut writer, follower: Follower::new(*format) };
+    let ended = exec.exec_into(container, &command, &env, &mut sink, job).await;
+    let follower = sink.follower;
     // A disk that is full is the cause of whatever the engine makes of it.
     if let Some(error) = writer.failure(backup.name.as_str()) {
         return Err(error);
@@ -115,6 +205,15 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
     }
     let written = writer.finish(backup.name.as_str()).await?;
     let versions = judge(written.raw_bytes, &written.head, &written.tail, *format)?;
+    let tables = match (follower.finish(), format) {
+        (Ok(tables), _) => tables,
+        (Err(why), PostgresFormat::Custom) => return Err(DataError::dump(why)),
+        // It is a dump, which a person can look at and restore.
+        (Err(why), PostgresFormat::Plain) => {
+            job.log.line(format!("warning: `{}` would not be restored: {why}", backup.name));
+            Vec::new()
+        }
+    };
     let restore = restore_hint(&written.file, container, user, *format, outside);
     written.doomed.keep();
     Ok(Part {
@@ -135,7 +234,7 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
         server: versions.server.map(|v| format!("PostgreSQL {v}")),
         restore,
         compression: Some(outside),
-        tables: Vec::new(),
+        tables,
         duration_ms: 0,
     })
 }
