@@ -16,6 +16,7 @@ pub mod fault;
 pub mod files;
 pub mod git;
 pub mod log;
+pub mod migrate;
 pub mod model;
 pub mod notify;
 pub mod pipeline;

@@ -182,7 +182,7 @@ fn the_fuller_example_loads() {
     assert_eq!(dev.start.health.probe, Probe::Tcp);
     assert_eq!(dev.start.health.deadline, Duration::from_secs(60));
     assert_eq!(dev.start.networks, ["guestbook"]);
-    assert_eq!(dev.migrate.as_ref().unwrap().run, "alembic upgrade head");
+    assert!(matches!(&dev.migrate.as_ref().unwrap().with, MigrateWith::Command(c) if c.run == "alembic upgrade head"));
 }
 
 #[test]
@@ -304,13 +304,12 @@ fn broken_toml_is_shown_without_the_secrets_in_it() {
 #[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
-        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n[migrate]\nrun = 'x'\non_failure = 'down'\n"
+        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n"
     ));
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:7:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
     pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres` and `sqlite`; remove the entry
     pipeline.toml:11:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
-    pipeline.toml:14:14: `migrate.on_failure`: this version cannot undo a failed migration yet; use "keep": the database is left as it is, and the report says so
     "#);
 }
 

@@ -51,7 +51,8 @@ pub async fn forward(step: &Step, exchange: &Exchange) -> Result<(), StageFailur
     unmark(&mark(step))
 }
 
-async fn put(step: &Step, set: &str) -> Result<(), data::DataError> {
+/// Restores a set. Nothing that uses the data may run.
+pub(super) async fn put(step: &Step, set: &str) -> Result<(), data::DataError> {
     let dir = step.world.config.server.backups_dir.join(set);
     let request = RestoreRequest { environment: &step.environment, set: &dir };
     let report = data::restore_set(request, Some(step.world.runtimes.containers.as_ref()), &step.job).await?;

@@ -24,6 +24,7 @@ use crate::{
         health, kept,
         state::{self, Before, Held},
     },
+    registry::Release,
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
 };
 
@@ -79,14 +80,20 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
         release: progress.target.as_ref().map(|target| target.deployment),
         standing: progress.target.as_ref().map(|target| target.instance.clone()),
         data: exchange(progress)?,
-        previous: progress.previous.as_ref().map(|release| Previous {
+        previous: progress.previous.as_ref().map(Previous::of),
+    })
+}
+
+impl Previous {
+    pub fn of(release: &Release) -> Self {
+        Self {
             deployment: release.deployment,
             commit: release.commit.clone(),
             artefact: release.artefact.clone(),
             instance: release.instance.clone(),
             runtime: release.runtime,
-        }),
-    })
+        }
+    }
 }
 
 /// Both sets have to be known before anything is stopped.
@@ -166,6 +173,15 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
         runtime.stop(&previous.instance, step.environment.start.stop_timeout).await?;
         exchange::forward(step, data).await?;
     }
+    bring_back(step, previous, clear_away).await.map(Some)
+}
+
+/// Starts what was live again, with its own settings; `meanwhile` is done as soon as it is on its way up. The line is for the report.
+pub(super) async fn bring_back(
+    step: &Step,
+    previous: &Previous,
+    meanwhile: impl AsyncFnOnce() -> Result<(), StageFailure>,
+) -> Result<String, StageFailure> {
     let (mut environment, unreadable) = kept::environment(&step.world, &step.environment, previous.deployment);
     if let Some(why) = unreadable {
         step.job.log.line(format!("using today's settings: {why}"));
@@ -173,7 +189,7 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     environment.start.runtime = previous.runtime;
     let started = Instant::now();
     let again = start_again(step, &environment, previous).await;
-    clear_away().await?;
+    meanwhile().await?;
     let instance = again?;
     // Going back is not for the one who cancelled to cancel.
     let job = Job { log: step.job.log.clone(), cancel: CancellationToken::new() };
@@ -187,11 +203,11 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let healthy = ms(started.elapsed());
     // A way back that nobody looked at is no way back.
     smoke::once(&step, &instance).await.map_err(|f| not_good("does not pass its own checks", f))?;
-    Ok(Some(format!(
+    Ok(format!(
         "deployment {} ({}) is live again, healthy after {healthy} ms",
         previous.deployment,
         previous.commit.short(),
-    )))
+    ))
 }
 
 /// What is known of a version that is about to be taken away again. Never a reason not to go back.
