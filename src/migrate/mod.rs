@@ -38,6 +38,8 @@ mod files;
 mod place;
 mod plan;
 mod session;
+#[cfg(test)]
+mod tests;
 
 pub use carry::{Carried, Failure, NoWitness, State, Witness, down, look, up};
 pub use files::{FileProblem, Files, Migration, files_of};
