@@ -133,6 +133,11 @@ fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String>
         let what = paint.tone(Tone::Warn, &format!("deployment {id} waits for approval until {until}"));
         notes.push(format!("{what}: `refit approve {id}`, or `refit reject {id} --reason \"…\"`"));
     }
+    if !status.schema_ahead.is_empty() {
+        let what = paint.tone(Tone::Warn, "the schema is newer than what is live");
+        let ahead = clip(&status.schema_ahead.join(", "), 120);
+        notes.push(format!("{what}, which does not know {ahead} (docs/migrations.md says what to do)"));
+    }
     match (status.service.state.as_str(), &status.service.detail, &status.live) {
         // The detail is its address, or what the table says already.
         ("running" | "none", _, _) | (_, None, _) => {}
@@ -171,6 +176,7 @@ mod tests {
             service: ServiceStatus { state: "none".to_owned(), detail: None, restarts: 0 },
             databases: Vec::new(),
             migrations: None,
+            schema_ahead: Vec::new(),
             running: None,
             queued: None,
             awaiting_approval: None,
@@ -193,6 +199,7 @@ mod tests {
         production.service = ServiceStatus { state: "running".to_owned(), detail: None, restarts: 2 };
         production.databases = vec![DatabaseStatus { name: "guestbook".to_owned(), state: "running".to_owned() }];
         production.migrations = Some("0004".to_owned());
+        production.schema_ahead = vec!["0004".to_owned()];
         (production.running, production.queued) = (Some(DeploymentId(9)), Some(DeploymentId(10)));
         production.last = Some(LastDeployment {
             id: DeploymentId(8),

@@ -313,6 +313,54 @@ fn later_features_are_refused_plainly() {
     "#);
 }
 
+const DATABASE: &str = "[[backup]]\nkind = 'sqlite'\npath = 'app.db'\n";
+
+#[test]
+fn sql_files_find_their_database() {
+    let files = |text: &str| {
+        let house = House::new(&format!("{SMALL}{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
+        let config = house.config();
+        let migrate = config.apps[0].environments[0].migrate.clone().unwrap();
+        let MigrateWith::Files(files) = migrate.with else { panic!("{migrate:?}") };
+        (files, migrate.on_failure, migrate.hold)
+    };
+    let (only, way_back, hold) = files(&format!("{DATABASE}[migrate]\nfiles = 'db/migrations'\n"));
+    assert!(matches!(only.database, MigrationDatabase::Backup(name) if name.as_str() == "app"));
+    assert_eq!((only.dir.as_str(), only.lock_timeout), ("db/migrations", Duration::from_secs(5)));
+    assert_eq!((way_back, hold), (OnMigrateFailure::Keep, false));
+    let (url, way_back, hold) = files(
+        "[[backup]]\nkind = 'sqlite'\npath = 'app.db'\n[migrate]\nfiles = 'm'\nurl = { env = 'DATABASE_URL' }\non_failure = 'restore'\nhold = true\n",
+    );
+    assert!(matches!(url.database, MigrationDatabase::Url(url) if url.expose().ends_with("/app")));
+    assert_eq!((way_back, hold), (OnMigrateFailure::Restore, true));
+}
+
+#[test]
+fn migrations_that_could_not_keep_their_promise_are_refused() {
+    let told = |text: &str| {
+        let house = House::new(&format!("{SMALL}{text}")).var("DATABASE_URL", "oracle://u:p4ssw0rd@db/app");
+        house.errors()
+    };
+    let all = [
+        told("[migrate]\n"),
+        told("[migrate]\nfiles = 'm'\n"),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nrun = 'x'\n")),
+        told(&format!("{DATABASE}[migrate]\nfiles = '../m'\n")),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\ndatabase = 'other'\n")),
+        told(&format!("{DATABASE}{}[migrate]\nfiles = 'm'\n", DATABASE.replace("app", "two"))),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nversion = 'v'\ndown = 'd'\n")),
+        told("[migrate]\nfiles = 'm'\nurl = { env = 'DATABASE_URL' }\n"),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nurl = {{ env = 'DATABASE_URL' }}\ndatabase = 'app'\n")),
+        told("[migrate]\nrun = 'x'\non_failure = 'down'\n"),
+        told("[migrate]\nrun = 'x'\ndown = 'y'\nlock_timeout = '1s'\n"),
+        told(&format!("{DATABASE}[migrate]\nrun = 'x'\non_failure = 'restore'\n")),
+        told("[migrate]\nrun = 'x'\non_failure = 'restore'\nhold = true\n"),
+        told("[migrate]\nrun = 'x'\non_failure = 'downn'\n"),
+    ];
+    assert!(!all.iter().any(|text| text.contains("p4ssw0rd")));
+    assert_snapshot!(all.join("\n"));
+}
+
 #[test]
 fn secrets_that_are_missing_name_variable_and_key() {
     let mut house = full();

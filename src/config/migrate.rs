@@ -172,7 +172,7 @@ fn judge_way_back(table: &Reader<'_>, keys: &Keys, backups: &[Backup]) {
         }
         _ => {}
     }
-    if keys.on_failure != Some(OnMigrateFailure::Down) && keys.down.is_some() {
+    if keys.files.is_none() && keys.on_failure != Some(OnMigrateFailure::Down) && keys.down.is_some() {
         let complaint = Complaint::new("is never run, because `on_failure` is not \"down\"");
         table.complain("down", complaint.help("set `on_failure = \"down\"`, or remove the key"));
     }

@@ -33,12 +33,14 @@ use crate::{
 
 mod decide;
 mod follow;
+mod migrate;
 mod observe;
 mod rollback;
 #[cfg(test)]
 mod tests;
 
 pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
+pub use migrate::{MigrateReport, MigrateRequest, MigrateVerb, Migrations};
 pub use observe::Observer;
 pub use rollback::{RollbackRequest, Target};
 
@@ -156,8 +158,11 @@ pub struct EnvironmentStatus {
     pub live: Option<LiveStatus>,
     pub service: ServiceStatus,
     pub databases: Vec<DatabaseStatus>,
-    /// The schema version that the last migration reported.
+    /// The schema's version: as the database says where SQL files migrate, else as the last migration reported.
     pub migrations: Option<String>,
+    /// What the database has and the live version does not know: migrations of a version that did not stay.
+    #[serde(default)]
+    pub schema_ahead: Vec<String>,
     /// The deployment that runs now, and the one that waits.
     pub running: Option<DeploymentId>,
     pub queued: Option<DeploymentId>,

@@ -12,6 +12,7 @@
 //! | `place` | the configuration → how the database is reached |
 //! | `session` | one connection: the table, the lock, apply, revert |
 //! | `carry` | carrying a plan out, file by file |
+//! | `survey` | files and table side by side, for those who only look |
 //!
 //! **Everything is found out before anything is changed.** [`plan`] sees every file and every row at once and names all that is wrong, each with the way
 //! out: a file that was edited after it was applied, one that is missing, a number that came too late, a migration that stopped half way.
@@ -38,6 +39,7 @@ mod files;
 mod place;
 mod plan;
 mod session;
+mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -46,6 +48,7 @@ pub use files::{FileProblem, Files, Migration, files_of};
 pub use place::{Place, Server, place};
 pub use plan::{Applied, Problem, Problems, Row, RowState, newest, plan_down, plan_up, rows};
 pub use session::{Session, SessionError};
+pub use survey::{Survey, configured, survey};
 
 /// The table that says what was applied; its name is sqlx's own default.
 pub const TABLE: &str = "_sqlx_migrations";

@@ -128,7 +128,19 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let gap_ms = if input.previous.is_some() { ms(healthy.first_answer.saturating_duration_since(gap)) } else { 0 };
     let healthy_after_ms = ms(started.elapsed());
     step.job.log.line(format!("healthy after {healthy_after_ms} ms"));
-    Done::new(&Output { instance: candidate, healthy_after_ms, gap_ms })
+    let warning = newer_schema(step, &input).await;
+    Ok(Done { warning, ..Done::new(&Output { instance: candidate, healthy_after_ms, gap_ms })? })
+}
+
+/// What the safety checks said of the schema, of a version that came back without its data.
+async fn newer_schema(step: &Step, input: &Input) -> Option<String> {
+    if input.release.is_none() || input.data.is_some() {
+        return None;
+    }
+    let order = step.world.registry.rollback_order(step.deployment).await.ok().flatten()?;
+    let checks = order.checks.as_array()?;
+    let bad = checks.iter().find(|check| check["name"] == "schema" && check["severity"] != "ok")?;
+    Some(format!("this version runs with another schema than its own: {}", bad["message"].as_str()?))
 }
 
 /// What is to be started. An earlier release's instance that stands is taken as it is: what it is made of may be gone by now, and it

@@ -1,0 +1,1 @@
+//! The same against PostgreSQL and MariaDB in containers.
