@@ -32,3 +32,7 @@ pub mod trigger;
 #[cfg(test)]
 #[path = "../tests/it/support/ports.rs"]
 mod test_ports;
+
+#[cfg(test)]
+#[path = "../tests/it/support/servers.rs"]
+mod test_servers;

@@ -114,6 +114,10 @@ async fn of_url(secret: &Secret, containers: &dyn ContainerExec) -> Result<Place
     const BAD: &str = "`migrate.url` is not a database's URL: write postgres://USER:PASSWORD@HOST/DATABASE, mysql://… or sqlite:///PATH";
     let bad = || SessionError::Unfit(BAD.to_owned());
     let text = secret.expose();
+    if text.is_empty() {
+        let why = "`migrate.url` is empty: set the variable or file that it names, where this runs";
+        return Err(SessionError::Unfit(why.to_owned()));
+    }
     if text.starts_with("sqlite:") {
         let options = SqliteConnectOptions::from_str(text).map_err(|_| bad())?;
         let path = options.get_filename().to_owned();

@@ -324,52 +324,115 @@ fn what_is_held_is_stopped_only_for_a_migration_and_comes_back() {
 }
 
 /// At every point of a migration and of its way back the process dies, and another one recovers.
-#[test]
-fn killed_anywhere_the_table_the_schema_and_the_journal_agree() {
+fn killed_anywhere(way: &str, always: Option<&str>) {
     let forward = ["migrate:prepared", "migrate:3:intent", "migrate:3:effect", "migrate:4:intent", "migrate:4:effect"];
     let around = ["step:migrate:intent", "step:migrate:effect", "step:migrate:record", "undo:migrate:intent"];
     let back = ["migrate:4:back", "migrate:4:gone", "migrate:3:back", "migrate:3:gone", "undo:migrate:effect"];
-    for (way, rows) in [("keep", None), ("down", Some("1 2")), ("restore\"\nhold = true #\"", None)] {
-        let mut shop = Shop::live(&format!("on_failure = \"{way}\""));
-        shop.two_more();
-        for point in forward.iter().chain(&around).chain(back.iter().filter(|_| way == "down")) {
-            let what = format!("{way}, killed at {point}");
-            shop.site.version(&what);
-            let commit = shop.site.push(&what);
-            // Something fails later, so that there is a way back to be killed on.
-            let backwards = back.contains(point) || point.starts_with("undo");
-            shop.site.write("needs", if backwards { "nothing_of_the_kind" } else { "" });
-            let commit = if backwards { shop.site.push(&what) } else { commit };
-            shop.site.set_env("REFIT_FAULT", &format!("{point}=kill"));
-            let code = shop.site.refit(&["deploy"]).code;
-            assert_eq!(code, -1, "{what}: it was to die");
-            shop.site.set_env("REFIT_FAULT", "");
-            // The next command recovers; what it is asked for is not what matters.
-            shop.site.serve();
-            let ended = shop.site.settled();
-            assert_eq!(shop.site.stop_daemon(), 0);
-            assert_eq!(ended["commit"], commit.as_str(), "{what}");
-            assert!(matches!(ended["status"].as_str(), Some("failed" | "rolled_back")), "{what}: {ended:#}");
-            let now = shop.rows();
-            shop.expect_schema(&now);
-            if let Some(rows) = rows {
-                assert_eq!(now, rows, "{what}: {ended:#}");
-            }
-            assert_eq!(shop.site.page().as_deref().map(str::trim), Some("version one"), "{what}: {ended:#}");
-            // From the beginning again.
-            if now != "1 2" {
-                for (version, column) in [("4", "colour"), ("3", "mood")].iter().filter(|(v, _)| now.contains(v)) {
-                    shop.sql(&format!("ALTER TABLE notes DROP COLUMN {column}"));
-                    shop.sql(&format!("DELETE FROM _sqlx_migrations WHERE version = {version}"));
-                }
-            }
+    let mut shop = Shop::live(way);
+    shop.two_more();
+    for point in forward.iter().chain(&around).chain(back.iter().filter(|_| way.contains("down"))) {
+        let what = format!("{way}, killed at {point}");
+        // Something fails later, where the way back is to be killed.
+        let fails = back.contains(point) || point.starts_with("undo");
+        shop.site.write("needs", if fails { "nothing_of_the_kind" } else { "" });
+        shop.site.version(point);
+        let commit = shop.site.push(point);
+        shop.site.set_env("REFIT_FAULT", &format!("{point}=kill"));
+        assert_eq!(shop.site.refit(&["deploy"]).code, -1, "{what}: it was to die");
+        shop.site.set_env("REFIT_FAULT", "");
+        // The next one recovers.
+        shop.site.serve();
+        let ended = shop.site.settled();
+        assert_eq!(shop.site.stop_daemon(), 0);
+        assert_eq!(ended["commit"], commit.as_str(), "{what}");
+        assert!(matches!(ended["status"].as_str(), Some("failed" | "rolled_back")), "{what}: {ended:#}");
+        let now = shop.rows();
+        shop.expect_schema(&now);
+        assert!(always.is_none_or(|always| now == always), "{what}: {now}: {ended:#}");
+        assert_eq!(shop.site.page().as_deref().map(str::trim), Some("version one"), "{what}: {ended:#}");
+        // From the beginning again, by hand.
+        if now != "1 2" {
+            shop.site.refit(&["migrate", "down", "--to", "2", "--yes", "--no-backup"]).expect(0);
+            shop.expect_schema("1 2");
         }
-        // And without a kill it goes through.
-        shop.site.write("needs", "colour");
-        shop.site.version("last");
-        shop.site.push("last");
-        shop.site.deploy(0);
-        shop.expect_schema("1 2 3 4");
-        shop.site.expect_page("last");
     }
+    // And without a kill it goes through.
+    shop.site.write("needs", "colour");
+    shop.site.version("last");
+    shop.site.push("last");
+    shop.site.deploy(0);
+    shop.expect_schema("1 2 3 4");
+    shop.site.expect_page("last");
+}
+
+#[test]
+fn killed_anywhere_the_schema_is_kept_and_known() {
+    killed_anywhere("on_failure = \"keep\"", None);
+}
+
+#[test]
+fn killed_anywhere_the_schema_goes_back() {
+    killed_anywhere("on_failure = \"down\"", Some("1 2"));
+}
+
+#[test]
+fn killed_anywhere_the_data_is_put_back_or_known() {
+    killed_anywhere("on_failure = \"restore\"\nhold = true", None);
+}
+
+#[test]
+fn by_hand_the_same_files_do_the_same() {
+    let mut shop = Shop::new("on_failure = \"keep\"");
+    let hand = |args: &[&str], code: i32| shop_hand(&shop.site, args, code);
+    shop.site.push("first");
+    // Nothing was deployed yet, and there is no database.
+    let status = hand(&["status"], 0);
+    assert!(status.contains("2 pending migrations") && status.contains("at none"), "{status}");
+    assert!(!shop.db().exists());
+    shop.site.deploy(0);
+    shop.two_more();
+    shop.site.push("second");
+    let up = hand(&["up", "--to", "3"], 0);
+    assert!(up.contains("1 migration applied: the schema went from 2 (seed) to 3 (mood); the data before is in backup"), "{up}");
+    shop.expect_schema("1 2 3");
+    let rows = shop.site.refit(&["migrate", "status", "--format", "json"]).expect(0).json();
+    let states: Vec<_> = rows["migrations"].as_array().unwrap().iter().map(|row| row["state"].clone()).collect();
+    assert_eq!(states, ["applied", "applied", "applied", "pending"], "{rows:#}");
+    assert_eq!((&rows["version"], &rows["problem"]), (&"3 (mood)".into(), &Value::Null));
+    hand(&["up"], 0);
+    assert!(hand(&["up"], 0).starts_with("nothing to do: the schema is at 4 (colour)"));
+    // Taking back asks, and nobody can answer here.
+    hand(&["down"], 64);
+    shop.expect_schema("1 2 3 4");
+    assert!(hand(&["redo", "--to", "2", "--yes"], 0).contains("2 migrations taken back, 2 migrations applied"));
+    shop.expect_schema("1 2 3 4");
+    // What is live does not know them yet: status says so, and a rollback would too.
+    let status = shop.site.refit(&["status"]).expect(0).stdout;
+    assert!(status.contains("the schema is newer than what is live"), "{status}");
+    shop.site.deploy(0);
+    assert!(!shop.site.refit(&["status"]).expect(0).stdout.contains("newer than what is live"));
+    let refused = shop.site.refit(&["rollback", "--reason", "a test", "--force"]);
+    assert_eq!(refused.code, 0, "{refused:?}");
+    let back = shop.site.newest();
+    let report = shop.site.refit(&["report", &back["id"].to_string()]).expect(0).stdout;
+    assert!(report.contains("3 (mood), 4 (colour)") && report.contains("refit migrate down --to 2"), "{report}");
+    hand(&["down", "--to", "2", "--yes"], 0);
+    shop.expect_schema("1 2");
+    // The other way round: a release that needs what is not there any more.
+    let preview = shop.site.refit(&["rollback", "--undo", "--preview", "--format", "json"]).expect(0).json();
+    let checks = preview["checks"].as_array().unwrap();
+    let schema = checks.iter().find(|check| check["name"] == "schema").unwrap();
+    assert_eq!(schema["severity"], "error", "{preview:#}");
+    assert!(schema["message"].as_str().unwrap().contains("needs 3 (mood), 4 (colour), which the database does not have"));
+    // Not beside a daemon.
+    shop.site.serve();
+    let busy = shop.site.refit(&["migrate", "up"]);
+    assert_eq!(busy.code, 75, "{busy:?}");
+    assert!(busy.stderr.contains("systemctl stop refit"), "{busy:?}");
+    shop.site.refit(&["migrate", "status"]).expect(0);
+    assert_eq!(shop.site.stop_daemon(), 0);
+}
+
+fn shop_hand(site: &Site, args: &[&str], code: i32) -> String {
+    site.refit(&[&["migrate"], args].concat()).expect(code).stdout
 }

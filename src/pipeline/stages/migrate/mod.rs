@@ -104,11 +104,13 @@ async fn prepare(
         step.job.log.line(format!("stopping deployment {} while the schema changes", live.deployment));
         stop(step, live).await?;
     }
-    let set = match trail.held {
-        true => backup_of_what_is_held(step, input).await?,
-        false => fresh_backup(step, migrate, input).await?,
+    let set = match (trail.held, trail.set.clone()) {
+        // Of the data before the first change, and of nothing later.
+        (true, Some(set)) => Some(set),
+        (true, None) => backup_of_what_is_held(step, input).await?,
+        (false, _) => fresh_backup(step, migrate, input).await?,
     };
-    if trail.held {
+    if trail.held && trail.set.is_none() {
         trail.write(|trail| trail.set.clone_from(&set))?;
     }
     step.world.faults.reach("migrate:prepared").await;

@@ -120,7 +120,12 @@ async fn apply(
     let state = session.applied().await.map(|applied| State { applied });
     session.close().await;
     match carried {
-        Ok(carried) => Ok((carried.into_iter().map(|one| one.title).collect(), state?.version())),
+        Ok(_) => {
+            let state = state?;
+            // All that this deployment applied, also before a step was done again.
+            let applied = ours(&state, trail).iter().filter_map(|version| set.get(*version).map(Migration::title)).collect();
+            Ok((applied, state.version()))
+        }
         Err(failure) => Err(StageFailure { message: failure.message, ..failure.cause.into() }),
     }
 }
@@ -182,7 +187,7 @@ pub(super) async fn undo(
     let set = read(step, files, &input.commit).await?;
     if is_as_before(&set, &state, trail, session.server().undoes()) {
         session.close().await;
-        return Ok(Some(format!("the schema was not rolled back, because nothing changed it: it is at {before}")));
+        return Ok(Some(format!("the schema is at {before}, as it was before")));
     }
     match input.on_failure {
         OnMigrateFailure::Keep => {

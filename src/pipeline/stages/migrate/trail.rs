@@ -31,16 +31,19 @@ pub(super) struct Trail {
 }
 
 impl Trail {
-    /// A new one. Those of earlier deployments are of no use any more: nothing of them is undone once another migrates.
+    /// A new one, or what this deployment has left already: a step may be done twice. Those of earlier deployments are of no use any more: nothing of them is
+    /// undone once another migrates.
     pub fn begin(step: &Step, before: Option<String>) -> Result<Self, StageFailure> {
+        if let Some(begun) = Self::read(step)? {
+            return Ok(begun);
+        }
         let path = path(step);
         let dir = path.parent().unwrap_or(Path::new("."));
         for old in std::fs::read_dir(dir).into_iter().flatten().flatten().filter(|old| old.path() != path) {
             // Only tidiness.
             let _ = std::fs::remove_file(old.path());
         }
-        let made = files::make_private_dir(dir).map_err(|e| failed(dir, "made", &e));
-        made?;
+        files::make_private_dir(dir).map_err(|e| failed(dir, "made", &e))?;
         let mut trail = Self { path, before, ..Self::default() };
         trail.write(|_| ())?;
         Ok(trail)
