@@ -21,6 +21,7 @@ timeout = "2m"
 retries = 2
 
 ["backup"]
+tools = "host"
 format = "plain"
 required = false
 keep_days = 7

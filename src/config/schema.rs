@@ -62,6 +62,8 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "database",
             "user",
             "password",
+            "url",
+            "tools",
             "format",
             "path",
             "required",

@@ -164,8 +164,20 @@ pub enum VerifyBackup {
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
     Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
+    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
+}
+
+/// Where `pg_dump`, `pg_restore` and `psql` come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PostgresTools {
+    /// Those on this host's `PATH`.
+    #[default]
+    Host,
+    /// An image that has them.
+    Image(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -217,6 +217,8 @@ impl Observer {
                         _ => "unknown",
                     }
                 }
+                // Nobody asks a server that is not ours how it is.
+                BackupSource::PostgresUrl { .. } => "unknown",
                 BackupSource::Sqlite { path } if path.exists() => "present",
                 BackupSource::Sqlite { .. } => "missing",
             };

@@ -32,7 +32,7 @@ pub async fn check_data(
             let place = place(&backup.source);
             DataError::dump(job.log.redactor().mask(&format!("the `check` of `{}` in {place} {why}", backup.name)))
         };
-        let asking = kind_of(PartKind::of(&backup.source)).ask(backup, query, reach, job);
+        let asking = kind_of(PartKind::of(&backup.source)).ask(backup, &environment.key, query, reach, job);
         let answer = match tokio::time::timeout(LIMIT, asking).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(DataError::Cancelled)) => return Err(DataError::Cancelled),

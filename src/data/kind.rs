@@ -112,12 +112,13 @@ pub(super) trait Kind: Send + Sync {
     async fn ask(
         &self,
         backup: &Backup,
+        key: &EnvironmentKey,
         query: &str,
         reach: Reach<'_>,
         job: &Job,
     ) -> Result<Option<String>, DataError> {
         // A kind that is no database.
-        let _ = (query, reach, job);
+        let _ = (key, query, reach, job);
         Err(DataError::dump(format!("`{}` is no database that could be asked", backup.name)))
     }
 
@@ -140,7 +141,7 @@ pub(super) fn kind_of(kind: PartKind) -> &'static dyn Kind {
 impl PartKind {
     pub(super) fn of(source: &BackupSource) -> Self {
         match source {
-            BackupSource::Postgres { .. } => Self::Postgres,
+            BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => Self::Postgres,
             BackupSource::Sqlite { .. } => Self::Sqlite,
         }
     }

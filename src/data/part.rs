@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::DataError;
-use crate::config::Compression;
+use crate::{config::Compression, model::EnvironmentKey};
 
 /// Raw bytes kept of the beginning and of the end of a dump, to judge whether it is whole.
 pub(super) const SAMPLE: usize = 4096;
@@ -62,6 +62,8 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) struct Place<'a> {
     pub dir: &'a Path,
     pub meter: &'a Arc<Meter>,
+    /// Whose the set is.
+    pub key: &'a EnvironmentKey,
 }
 
 /// The ending that tells a file's compression.

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     config::{Backup, Environment},
-    model::Name,
+    model::{EnvironmentKey, Name},
     runtime::Job,
 };
 
@@ -253,6 +253,8 @@ pub(super) struct Work<'a> {
     pub part: &'a Part,
     pub backup: &'a Backup,
     pub set: &'a Path,
+    /// Whose the set is.
+    pub key: &'a EnvironmentKey,
     pub reach: Reach<'a>,
     /// Cancelled to give up before the gate has opened; after that, only when the last step takes too long.
     pub job: &'a Job,
@@ -277,7 +279,8 @@ async fn carry_out(
         .iter()
         .enumerate()
         .map(|(index, (part, backup))| {
-            let work = Work { part, backup, set: request.set, reach, job: &inner };
+            let key = &request.environment.key;
+            let work = Work { part, backup, set: request.set, key, reach, job: &inner };
             let gate = Gate { ready: ready.clone(), open: open.clone() };
             Box::pin(async move { (index, work.run(gate).await) }) as Working<'_>
         })

@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     config::{Backup, BackupSource, Compression},
+    model::EnvironmentKey,
     runtime::Job,
 };
 
@@ -85,7 +86,14 @@ impl Kind for Sqlite {
         restore::sqlite::restore(work, path_of(&work.backup.source)?, gate).await
     }
 
-    async fn ask(&self, backup: &Backup, query: &str, _: Reach<'_>, job: &Job) -> Result<Option<String>, DataError> {
+    async fn ask(
+        &self,
+        backup: &Backup,
+        _: &EnvironmentKey,
+        query: &str,
+        _: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
         ask(path_of(&backup.source)?, query, backup.name.as_str(), &job.cancel).await
     }
 

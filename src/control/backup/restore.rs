@@ -136,7 +136,7 @@ impl Hands<'_> {
 fn place_on_disk(source: &BackupSource) -> Option<&PathBuf> {
     match source {
         BackupSource::Sqlite { path } => Some(path),
-        BackupSource::Postgres { .. } => None,
+        BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => None,
     }
 }
 

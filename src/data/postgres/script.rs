@@ -582,7 +582,7 @@ pub(super) fn table_of(statement: &[u8]) -> Option<String> {
 }
 
 /// What follows an identifier, plain or quoted.
-fn identifier(text: &str) -> Option<&str> {
+pub(super) fn identifier(text: &str) -> Option<&str> {
     if let Some(mut rest) = text.strip_prefix('"') {
         loop {
             rest = &rest[rest.find('"')? + 1..];
@@ -596,3 +596,6 @@ fn identifier(text: &str) -> Option<&str> {
     let end = end.unwrap_or(text.len());
     (end > 0).then(|| &text[end..])
 }
+
+#[cfg(test)]
+mod tests;

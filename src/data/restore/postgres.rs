@@ -26,14 +26,17 @@ use tokio::{
 
 use super::{Gate, Loaded, Work};
 use crate::{
-    config::{Backup, BackupSource},
+    config::Backup,
     data::{
         DataError, Part, PartFormat, Reach,
-        postgres::{conninfo_quote, script::Script},
+        postgres::{
+            client::{Client, succeeded},
+            script::Script,
+        },
         unpack::PartReader,
     },
-    runtime::{ContainerExec, ExecOutcome, Job},
-    secret::Secret,
+    model::EnvironmentKey,
+    runtime::Job,
 };
 
 use listener::{Heard, Listener};
@@ -49,39 +52,28 @@ const PIPE: usize = 64 * 1024;
 const LONGEST_LINE: usize = 256;
 
 pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
-    let BackupSource::Postgres { container, database, user, password, .. } = &work.backup.source else {
-        return Err(DataError::dump("not a PostgreSQL database"));
-    };
-    let loading = Loading {
-        part: work.part,
-        set: work.set,
-        exec: work.reach.containers(container)?,
-        container,
-        command: command(database, user),
-        env: password.iter().map(|password| ("PGPASSWORD", password)).collect(),
-        clear: true,
-        job: work.job,
-    };
-    loading.run(Some(gate)).await
+    let client = Client::open(&work.backup.source, work.key, work.reach, "refit restore").await?;
+    let loading = Loading { part: work.part, set: work.set, client: &client, clear: true, job: work.job };
+    let loaded = loading.run(Some(gate)).await;
+    client.close(work.job).await;
+    loaded
 }
 
 /// The first column of a query's first row.
 pub(in crate::data) async fn ask(
     backup: &Backup,
+    key: &EnvironmentKey,
     query: &str,
     reach: Reach<'_>,
     job: &Job,
 ) -> Result<Option<String>, DataError> {
-    let BackupSource::Postgres { container, database, user, password, .. } = &backup.source else {
-        return Err(DataError::dump("not a PostgreSQL database"));
-    };
-    let exec = reach.containers(container)?;
-    let mut command = command(database, user);
-    command.extend(["--field-separator-zero".to_owned(), format!("--command={query}")]);
-    let env: Vec<_> = password.iter().map(|password| ("PGPASSWORD", password)).collect();
+    let client = Client::open(&backup.source, key, reach, "refit restore").await?;
+    let query = format!("--command={query}");
+    let command = client.command(&[PSQL.as_slice(), &["--field-separator-zero", &query]].concat());
     let mut answer = Vec::new();
-    let outcome = exec.exec_into(container, &command, &env, &mut answer, job).await?;
-    succeeded("psql", &outcome)?;
+    let outcome = client.exec().exec_into(client.container(), &command, &client.env(), &mut answer, job).await;
+    client.close(job).await;
+    succeeded("psql", &outcome?)?;
     if answer.is_empty() {
         return Ok(None);
     }
@@ -89,31 +81,15 @@ pub(in crate::data) async fn ask(
     Ok(Some(String::from_utf8_lossy(first).into_owned()))
 }
 
-fn command(database: &str, user: &str) -> Vec<String> {
-    let mut command = psql();
-    command.push(format!("--username={user}"));
-    command.push(format!(
-        "--dbname=dbname={} connect_timeout=10 application_name='refit restore'",
-        conninfo_quote(database)
-    ));
-    command
-}
-
-/// `psql` without whom it is to connect to: it reads commands, says what they did, and ends with the first that fails.
-pub(in crate::data) fn psql() -> Vec<String> {
-    let fixed = ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
-    fixed.map(str::to_owned).to_vec()
-}
+/// Reads commands, says what they did, and ends with the first that fails.
+const PSQL: [&str; 6] =
+    ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
 
 /// A dump on its way into a database.
 pub(in crate::data) struct Loading<'a> {
     pub part: &'a Part,
     pub set: &'a Path,
-    pub exec: &'a dyn ContainerExec,
-    pub container: &'a str,
-    /// [`psql`], and what to connect to.
-    pub command: Vec<String>,
-    pub env: Vec<(&'a str, &'a Secret)>,
+    pub client: &'a Client<'a>,
     /// The database is emptied first.
     pub clear: bool,
     pub job: &'a Job,
@@ -128,8 +104,9 @@ impl Loading<'_> {
         let (sink, heard) = Listener::new(&mark);
         let (mut sink, mut listened) = (sink, heard.clone());
         let (writer, mut reader) = tokio::io::duplex(PIPE);
-        let psql = self.exec.exec_through(self.container, &self.command, &self.env, &mut reader, &mut sink, &job);
-        let mut psql = Box::pin(psql);
+        let (command, env) = (self.client.command(&PSQL), self.client.env());
+        let (exec, container) = (self.client.exec(), self.client.container());
+        let mut psql = Box::pin(exec.exec_through(container, &command, &env, &mut reader, &mut sink, &job));
         let mut feeding = Box::pin(async {
             let mut feed = Feed { loading: self, writer, script: Script::new(fence.is_none()), job: &job };
             feed.run(fence.as_deref(), &mark, &mut listened, gate).await
@@ -157,7 +134,8 @@ impl Loading<'_> {
     async fn fence(&self, job: &Job) -> Result<Option<String>, DataError> {
         let mut said = Vec::new();
         let version = ["psql".to_owned(), "--version".to_owned()];
-        succeeded("psql", &self.exec.exec_into(self.container, &version, &[], &mut said, job).await?)?;
+        let asked = self.client.exec().exec_into(self.client.container(), &version, &[], &mut said, job).await?;
+        succeeded("psql", &asked)?;
         if knows_restrict(&String::from_utf8_lossy(&said)) { random().map(Some) } else { Ok(None) }
     }
 }
@@ -257,7 +235,8 @@ impl Feed<'_> {
     async fn convert(&mut self, mut reader: PartReader) -> Result<(), DataError> {
         let command = ["pg_restore".to_owned(), "--file=-".to_owned()];
         let (mut sql_in, sql_out) = tokio::io::duplex(PIPE);
-        let (exec, container, job) = (self.loading.exec, self.loading.container, self.job);
+        let (client, job) = (self.loading.client, self.job);
+        let (exec, container) = (client.exec(), client.container());
         let converting = async {
             let ended = exec.exec_through(container, &command, &[], &mut reader, &mut sql_in, job).await;
             drop(sql_in);
@@ -269,18 +248,4 @@ impl Feed<'_> {
         converted?;
         reader.finish().await
     }
-}
-
-fn succeeded(program: &str, outcome: &ExecOutcome) -> Result<(), DataError> {
-    if outcome.code == 0 {
-        return Ok(());
-    }
-    let said = outcome.output.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join("\n");
-    let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
-    let hint = if said.contains("lock timeout") {
-        "; another connection holds a lock and could not be ended: close it (`pg_stat_activity` lists them)"
-    } else {
-        ""
-    };
-    Err(DataError::dump(format!("`{program}` ended with exit code {}: {said}{hint}", outcome.code)))
 }
