@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    Registry, Result, RollbackOrder, damaged, decisions::insert_rollback, from_json, journal::insert_event, now_ms,
-    parse, query, time, to_json,
+    Registry, Result, RollbackOrder, bot, damaged, decisions::insert_rollback, from_json, journal::insert_event,
+    now_ms, parse, query, time, to_json,
 };
 use crate::{
     model::{
@@ -42,9 +42,13 @@ pub struct Filter {
 }
 
 impl Registry {
-    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit.
+    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit. One that a
+    /// button in a chat asked for is added once, however often its press is carried out.
     pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
+        if let Some(known) = bot::ordered(&mut tx, &new.trigger).await? {
+            return Ok(known);
+        }
         let waiting: Vec<i64> =
             sqlx::query_scalar("SELECT id FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'")
                 .bind(new.key.app.as_str())
@@ -65,6 +69,7 @@ impl Registry {
         .fetch_one(&mut *tx)
         .await
         .map_err(query("queue a deployment"))?;
+        bot::note_order(&mut tx, &new.trigger, id).await?;
         if let Some(order) = &new.rollback {
             insert_rollback(&mut tx, id, order).await?;
         }
