@@ -72,6 +72,10 @@ pub struct Telegram {
     pub thread: Option<i32>,
     /// User ids who may press buttons and give commands.
     pub operators: Vec<u64>,
+    /// Further chats in which they may; reports go to `chat`.
+    pub chats: Vec<i64>,
+    /// The public URL that Telegram sends updates to; `None`: the bot asks for them.
+    pub webhook: Option<String>,
     pub api_url: String,
 }
 

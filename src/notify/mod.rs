@@ -30,12 +30,12 @@ use crate::{
 
 pub mod buttons;
 mod courier;
-mod render;
+pub(crate) mod render;
 mod report;
 pub mod telegram;
 #[cfg(test)]
 mod tests;
-mod words;
+pub(crate) mod words;
 
 pub use render::Message;
 pub use report::Report;

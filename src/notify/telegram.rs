@@ -225,7 +225,7 @@ fn says_ok(raw: &str) -> bool {
 }
 
 /// The innermost cause: the outer ones name the URL.
-fn network(error: &reqwest::Error) -> String {
+pub(crate) fn network(error: &reqwest::Error) -> String {
     if error.is_timeout() && !error.is_connect() {
         return "no answer in time".to_owned();
     }

@@ -22,7 +22,6 @@ mod reply;
 pub mod socket;
 mod status;
 mod stream;
-mod throttle;
 mod verbs;
 pub mod wire;
 
