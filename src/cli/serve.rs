@@ -22,6 +22,7 @@ use crate::{
     control::{Control, ControlError, Options},
     notify,
     server::{self, SharedVerbs, socket::Socket},
+    telegram,
 };
 
 /// How long running deployments may go on after the first signal, before they are cancelled and undone.
@@ -110,6 +111,9 @@ async fn serve(
     let reports =
         tokio::spawn(notify::run(control.registry().clone(), config.clone(), control.ticks(), all_ends.clone()));
 
+    // It gives commands: it ends with the other doors.
+    let bot = tokio::spawn(Box::pin(telegram::run(control.clone(), network_ends.clone())));
+
     tracing::info!("listening on {address} and {}", path.display());
     announce(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
     signals.end().await;
@@ -129,7 +133,7 @@ async fn serve(
     network_ends.cancel();
     shut_down(control, shutdown, signals).await;
     all_ends.cancel();
-    for task in [network, local, watchdog, reports] {
+    for task in [network, local, watchdog, reports, bot] {
         if let Err(error) = task.await {
             tracing::error!("a part of the daemon broke: {error}");
         }

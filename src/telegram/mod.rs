@@ -25,8 +25,6 @@ mod command;
 mod order;
 mod poll;
 mod read;
-#[cfg(test)]
-mod tests;
 mod update;
 mod words;
 

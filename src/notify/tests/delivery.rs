@@ -132,7 +132,7 @@ async fn a_kill_after_the_message_was_taken_may_repeat_it_once() -> Done {
     running.stop().await;
     let accepted = api.accepted();
     assert_eq!(accepted.len(), 2);
-    assert_eq!(accepted[0], accepted[1]);
+    assert_eq!(accepted[0].raw, accepted[1].raw);
     Ok(())
 }
 

@@ -27,7 +27,7 @@ mod delivery;
 mod outages;
 mod reports;
 mod standin;
-#[path = "../../../tests/it/support/telegram.rs"]
+#[path = "../../../tests/it/support/telegram/mod.rs"]
 mod telegram;
 
 type Done = Result<(), Box<dyn std::error::Error>>;
