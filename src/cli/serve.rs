@@ -104,7 +104,8 @@ async fn serve(
     let verbs: SharedVerbs = Arc::new(control.clone());
     let (network_ends, all_ends) = (CancellationToken::new(), CancellationToken::new());
 
-    let network = tokio::spawn(server::serve(listener, verbs.clone(), config.clone(), network_ends.clone()));
+    let (door, inlet) = telegram::line(config.telegram.as_ref()).unzip();
+    let network = tokio::spawn(server::serve(listener, verbs.clone(), config.clone(), door, network_ends.clone()));
     let local = tokio::spawn(socket.serve(verbs, config.clone(), all_ends.clone()));
     let watchdog = tokio::spawn(feed_watchdog(all_ends.clone()));
     // Until `all_ends`, so that the last reports leave too.
@@ -112,8 +113,11 @@ async fn serve(
         tokio::spawn(notify::run(control.registry().clone(), config.clone(), control.ticks(), all_ends.clone()));
 
     // It gives commands: it ends with the other doors.
-    let bot = tokio::spawn(Box::pin(telegram::run(control.clone(), network_ends.clone())));
+    let bot = tokio::spawn(Box::pin(telegram::run(control.clone(), inlet, network_ends.clone())));
 
+    if config.telegram_without_token {
+        tracing::warn!("the token of [telegram] is not set or empty: reports go to this log only");
+    }
     tracing::info!("listening on {address} and {}", path.display());
     announce(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
     signals.end().await;

@@ -84,7 +84,16 @@ fn read_main(cx: &Context<'_>, file: &Path) -> Option<Config> {
         root.complain("include", Complaint::new("there is no app in this file or in what it includes"));
     }
     let apps: Vec<Arc<App>> = apps.into_iter().map(Arc::new).collect();
-    Some(Config { file: absolute, files, server, telegram, apps, redactor: Redactor::default() })
+    let telegram_without_token = root.has("telegram") && telegram.is_none();
+    Some(Config {
+        file: absolute,
+        files,
+        server,
+        telegram,
+        telegram_without_token,
+        apps,
+        redactor: Redactor::default(),
+    })
 }
 
 /// Whether the file has tables that only make sense with an `[app]`.

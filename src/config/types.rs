@@ -20,6 +20,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     pub server: Server,
     pub telegram: Option<Telegram>,
+    /// There is a `[telegram]`, but its token is unset or empty.
+    pub telegram_without_token: bool,
     /// In the order of the files; names are unique.
     pub apps: Vec<Arc<App>>,
     /// Masks every secret of this configuration.

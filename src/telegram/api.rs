@@ -129,10 +129,6 @@ impl Api {
         &self.redactor
     }
 
-    pub fn host(&self) -> &str {
-        &self.host
-    }
-
     /// The bot's own user name.
     pub async fn me(&self) -> Result<String> {
         let me = Box::pin(async { self.bot.get_me().await }).await.map_err(|e| self.trouble(e))?;
@@ -152,14 +148,17 @@ impl Api {
     }
 
     /// Updates from `offset` on (all that are not confirmed yet where unset), waiting for some. Asking from an offset on confirms all before it.
-    pub async fn updates(&self, offset: Option<i32>, wait: bool) -> Result<Vec<Update>> {
-        let mut request = self.slow.get_updates().allowed_updates(UPDATES);
-        if wait {
-            request = request.timeout(POLL_SECONDS);
-        }
+    pub async fn updates(&self, offset: Option<i32>) -> Result<Vec<Update>> {
+        let mut request = self.slow.get_updates().allowed_updates(UPDATES).timeout(POLL_SECONDS);
         if let Some(offset) = offset {
             request = request.offset(offset);
         }
+        Box::pin(async move { request.await }).await.map_err(|e| self.trouble(e))
+    }
+
+    /// The updates of these kinds that wait, without confirming or waiting for any.
+    pub async fn peek(&self, kinds: &[AllowedUpdate]) -> Result<Vec<Update>> {
+        let request = self.bot.get_updates().allowed_updates(kinds.iter().copied());
         Box::pin(async move { request.await }).await.map_err(|e| self.trouble(e))
     }
 

@@ -24,8 +24,12 @@ mod carry;
 mod command;
 mod order;
 mod poll;
+mod probe;
 mod read;
 mod update;
+mod webhook;
 mod words;
 
 pub use poll::run;
+pub use probe::{Known, Step, chats, test};
+pub use webhook::{Delivery, Door, HEADER, Inlet, line};

@@ -12,6 +12,7 @@ use super::{
     api::{Api, Trouble},
     bot::Bot,
     command::MENU,
+    webhook::{self, Inlet},
 };
 use crate::{config::Telegram, control::Control};
 
@@ -29,7 +30,8 @@ const SWEEP: Duration = Duration::from_secs(6 * 60 * 60);
 pub const ROUTE: &str = "/hooks/telegram";
 
 /// Runs the bot until `shutdown`. Without `[telegram]` or without operators there is nobody to talk to, and nothing is asked.
-pub async fn run(control: Control, shutdown: CancellationToken) {
+/// `inlet`: where updates come from with a webhook; see [`line`](super::line).
+pub async fn run(control: Control, inlet: Option<Inlet>, shutdown: CancellationToken) {
     let config = control.config().clone();
     let Some(telegram) = &config.telegram else { return };
     if telegram.operators.is_empty() {
@@ -45,16 +47,21 @@ pub async fn run(control: Control, shutdown: CancellationToken) {
     };
     tokio::select! {
         () = shutdown.cancelled() => {}
-        () = listen(control, api, telegram) => {}
+        () = listen(control, api, telegram, inlet) => {}
     }
 }
 
-async fn listen(control: Control, api: Api, telegram: &Telegram) {
+async fn listen(control: Control, api: Api, telegram: &Telegram, inlet: Option<Inlet>) {
     let mut pauses = Pauses::default();
     let me = introduce(&api, &mut pauses).await;
     tracing::info!("Telegram: @{me} listens to {} operators", telegram.operators.len());
     let mut bot = Bot::new(control, api, me, telegram.clone());
-    Box::pin(poll(&mut bot, &mut pauses)).await;
+    match (&telegram.webhook, inlet) {
+        (Some(url), Some(inlet)) => {
+            Box::pin(webhook::serve(&mut bot, &mut pauses, url, &telegram.token, inlet)).await;
+        }
+        _ => Box::pin(poll(&mut bot, &mut pauses)).await,
+    }
 }
 
 /// Who the bot is; its menu is set on the way.
@@ -83,7 +90,7 @@ async fn poll(bot: &mut Bot, pauses: &mut Pauses) {
                 tracing::warn!(%error, "Telegram: old buttons could not be forgotten");
             }
         }
-        let updates = match bot.api.updates(offset, true).await {
+        let updates = match bot.api.updates(offset).await {
             Ok(updates) => updates,
             Err(Trouble::WebhookSet) => {
                 let trouble = take_over(&bot.api).await;

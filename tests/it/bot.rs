@@ -1,10 +1,12 @@
 //! The bot, from the chat's side: the real daemon, real deployments, and the stand-in of the Bot API. Threats 3, 23 and 25.
 
+use std::process::Command;
+
 use serde_json::Value;
 
 use crate::support::{
-    Site, free_port, http,
-    telegram::{Accepted, BotApi, CHAT, OPERATOR, SECOND_OPERATOR, STRANGER, Said, TOKEN, TOPIC},
+    Ran, Site, free_port, http,
+    telegram::{Accepted, BotApi, CHAT, Fault, Mood, OPERATOR, SECOND_OPERATOR, STRANGER, Said, TOKEN, TOPIC},
 };
 
 fn site(api: &BotApi) -> Site {
@@ -351,6 +353,113 @@ fn a_webhook_of_another_is_left_alone_and_our_own_is_taken_away() {
     heard(&api);
     assert_eq!(api.webhook(), None);
     assert!(site.daemon_log().contains("the webhook of an earlier configuration is taken away"));
+}
+
+#[test]
+fn by_webhook_only_telegram_is_heard() {
+    let api = BotApi::start();
+    let mut site = site(&api);
+    site.edit_config(
+        "operators = [10001, 10002]",
+        "operators = [10001, 10002]\nwebhook = \"https://deploy.example/hooks/telegram\"",
+    );
+    site.push("the first");
+    site.serve();
+    site.wait_for_log("updates are sent to https://deploy.example/hooks/telegram");
+    let (_, secret) = api.webhook().expect("it was set");
+    let send = |secret: &str, body: &str| {
+        let header = ("X-Telegram-Bot-Api-Secret-Token", secret);
+        http(site.http, "POST", "/hooks/telegram", &[header], body.as_bytes()).unwrap().status
+    };
+    let update = |number: i64| api.update(number).to_string();
+    let deploy = update(api.says(OPERATOR, "/deploy"));
+    for wrong in ["", "0", &"0".repeat(64), &secret[1..]] {
+        assert_eq!(send(wrong, &deploy), 401, "{wrong}");
+    }
+    assert_eq!(http(site.http, "POST", "/hooks/telegram", &[], deploy.as_bytes()).unwrap().status, 401);
+    assert_eq!(http(site.http, "GET", "/hooks/telegram", &[], b"").unwrap().status, 404);
+    assert_eq!(send(&secret, "{}"), 400);
+    assert_eq!(api.accepted(), [], "none of these was heard");
+    assert_eq!((send(&secret, &deploy), send(&secret, &deploy)), (200, 200));
+    let question = api.wait_for_button("Yes, deploy");
+    assert_eq!(api.accepted().len(), 1, "the second was the same");
+    let yes = update(api.presses(OPERATOR, question.id, "Yes"));
+    let stranger = update(api.says(STRANGER, "/deploy"));
+    assert_eq!((send(&secret, &yes), send(&secret, &yes), send(&secret, &stranger)), (200, 200, 200));
+    site.wait_for("its end", ended);
+    assert_eq!(count(&site), 1);
+    assert!(!site.daemon_log().contains(&secret));
+}
+
+// ---- setting it up
+
+#[test]
+fn the_test_says_what_is_wrong_and_leaves_nothing_behind() {
+    let api = BotApi::start();
+    let mut site = site(&api);
+    let ran = site.refit(&["telegram", "test"]).expect(0);
+    for part in ["@refit_test_bot", "send", "edit", "delete", "2 operators"] {
+        assert!(ran.stdout.contains(part), "{ran:?}");
+    }
+    assert_eq!(api.accepted(), [], "its message is deleted");
+    let failing = |site: &Site, step: &str, what: &str| {
+        let ran = site.refit(&["telegram", "test", "--format", "json"]).expect(69);
+        let last = ran.json().as_array().unwrap().last().unwrap().clone();
+        assert_eq!((&last["step"], &last["ok"]), (&step.into(), &false.into()), "{last:#}");
+        assert!(last["detail"].as_str().unwrap().contains(what), "{last:#}");
+        assert!(!ran.stdout.contains(&TOKEN[10..]) && !ran.stderr.contains(&TOKEN[10..]), "{ran:?}");
+    };
+    api.set_mood(Mood::NoChat);
+    failing(&site, "send", "the bot is not in the chat -1001234567890");
+    api.set_mood(Mood::Blocked);
+    failing(&site, "send", "the bot was put out of the chat");
+    api.set_mood(Mood::Migrated);
+    failing(&site, "send", "the group became the supergroup -1009999999999");
+    api.set_mood(Mood::Well);
+    api.faults_on("sendMessage", [Fault::BadRequest("not enough rights to send text messages to the chat")]);
+    failing(&site, "send", "may not write there");
+    api.faults_on("editMessageText", [Fault::BadRequest("message can't be edited")]);
+    failing(&site, "edit", "message can't be edited");
+    api.set_webhook_by_hand("https://other.example/hook");
+    failing(&site, "listen", "a webhook of another program");
+    site.edit_config("operators = [10001, 10002]", "operators = [10001, 10002]\nthread = 12");
+    failing(&site, "send", "has no such topic");
+    site.set_env("TELEGRAM_API_TOKEN", "123456789:AAWrongButOfTheRightShape-0123456789ab");
+    failing(&site, "token", "check `telegram.token`");
+    // Without one, reports go to the terminal, which is said once.
+    site.set_env("TELEGRAM_API_TOKEN", "");
+    assert!(site.refit(&["telegram", "test"]).expect(69).stderr.contains("not set or empty"));
+    site.push("one");
+    site.serve();
+    site.wait_for_log("listening on");
+    assert_eq!(site.daemon_log().matches("the token of [telegram] is not set or empty").count(), 1);
+}
+
+#[test]
+fn the_chats_id_is_found_and_no_update_is_taken_away() {
+    let api = BotApi::start();
+    let mut site = site(&api);
+    assert!(site.refit(&["telegram", "chats"]).expect(0).stdout.contains("press Start"));
+    api.said(&Said { thread: Some(TOPIC), ..Said::new(OPERATOR, "/status") });
+    api.said(&Said { chat: 66_666, ..Said::new(STRANGER, "/start") });
+    let table = site.refit(&["telegram", "chats"]).expect(0).stdout;
+    for part in ["-1001234567890", "supergroup", "Deployments", "77", "10001 (ada)", "66666", "private"] {
+        assert!(table.contains(part), "no `{part}` in {table}");
+    }
+    // Before there is a configuration.
+    let elsewhere = tempfile::tempdir().unwrap();
+    let mut bare = Command::new(env!("CARGO_BIN_EXE_refit"));
+    bare.args(["telegram", "chats", "--format", "json", "--api-url", &api.url(), "--token-env", "MY_BOT"]);
+    bare.env_clear().env("MY_BOT", TOKEN).current_dir(elsewhere.path());
+    let ran = Ran::from(bare.output().unwrap());
+    assert_eq!(ran.expect(0).json()[0]["chat"], -1_001_234_567_890_i64);
+    // The daemon still hears what was said before, and is not disturbed afterwards.
+    site.serve();
+    api.wait_for_words("nothing is live");
+    let ran = site.refit(&["telegram", "chats"]).expect(75);
+    assert!(ran.stderr.contains("a daemon of this configuration listens"), "{ran:?}");
+    heard(&api);
+    assert!(!site.daemon_log().contains("another program"));
 }
 
 // ---- threat 3

@@ -27,6 +27,7 @@ mod delivery;
 mod outages;
 mod reports;
 mod standin;
+#[expect(dead_code, unused_imports, reason = "the bot's tests, which share it, also speak and press buttons")]
 #[path = "../../../tests/it/support/telegram/mod.rs"]
 mod telegram;
 
