@@ -324,7 +324,7 @@ fn secrets_that_are_missing_name_variable_and_key() {
     house.vars.clear();
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:8:11: `webhooks.github.secret[0]`: the environment variable `GITHUB_WEBHOOK_SECRET` is not set; set `GITHUB_WEBHOOK_SECRET` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export GITHUB_WEBHOOK_SECRET=…`)
-    pipeline.toml:55:28: `start.secrets.DATABASE_URL`: the environment variable `DATABASE_URL` is not set; set `DATABASE_URL` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export DATABASE_URL=…`)
+    pipeline.toml:57:28: `start.secrets.DATABASE_URL`: the environment variable `DATABASE_URL` is not set; set `DATABASE_URL` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export DATABASE_URL=…`)
     "#);
     let config = house.load_as(MissingSecrets::Ignore).unwrap();
     assert!(config.telegram.is_none());
