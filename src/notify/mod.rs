@@ -28,6 +28,7 @@ use crate::{
     registry::{Registry, RegistryError},
 };
 
+pub mod buttons;
 mod courier;
 mod render;
 mod report;

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    Registry, Result, RollbackOrder, damaged, decisions::insert_rollback, from_json, journal::insert_event, now_ms,
-    parse, query, time, to_json,
+    Registry, Result, RollbackOrder, bot, damaged, decisions::insert_rollback, from_json, journal::insert_event,
+    now_ms, parse, query, time, to_json,
 };
 use crate::{
     model::{
@@ -46,6 +46,9 @@ impl Registry {
     /// person asked for gives way only to what a person asks for: a push waits behind it.
     pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
+        if let Some(known) = bot::ordered(&mut tx, &new.trigger).await? {
+            return Ok(known);
+        }
         let waiting = sqlx::query(
             "SELECT id, triggered FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'",
         )
@@ -74,6 +77,7 @@ impl Registry {
         .fetch_one(&mut *tx)
         .await
         .map_err(query("queue a deployment"))?;
+        bot::note_order(&mut tx, &new.trigger, id).await?;
         if let Some(order) = &new.rollback {
             insert_rollback(&mut tx, id, order).await?;
         }

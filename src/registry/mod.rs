@@ -12,6 +12,7 @@
 //! - `standing`: all that is known of one environment, as of one moment.
 //! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
 //! - `outbox`: messages, written with the state they report.
+//! - `bot`: the chat's buttons, and which updates of the Bot API were taken care of.
 
 use std::{fs::File, path::Path, time::Duration};
 
@@ -22,6 +23,7 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+mod bot;
 mod decisions;
 mod deployments;
 mod inbox;
@@ -31,6 +33,7 @@ mod releases;
 mod rollbacks;
 mod standing;
 
+pub use bot::{NewButton, Press, Pressed, Terms};
 pub use decisions::{Decision, LastRollback, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
@@ -223,6 +226,8 @@ fn time(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+#[cfg(test)]
+mod bot_test;
 #[cfg(test)]
 mod people_test;
 #[cfg(test)]
