@@ -107,8 +107,7 @@ async fn serve(
     let local = tokio::spawn(socket.serve(verbs, config.clone(), all_ends.clone()));
     let watchdog = tokio::spawn(feed_watchdog(all_ends.clone()));
     // Until `all_ends`, so that the last reports leave too.
-    let reports =
-        tokio::spawn(notify::run(control.registry().clone(), config.clone(), control.ticks(), all_ends.clone()));
+    let reports = tokio::spawn(notify::run(super::hands::post(control), control.ticks(), all_ends.clone()));
 
     tracing::info!("listening on {address} and {}", path.display());
     announce(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);

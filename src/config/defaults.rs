@@ -99,5 +99,6 @@ log_keep_days = 30
 
 ["telegram"]
 operators = []
+quiet = false
 api_url = "https://api.telegram.org"
 "#;

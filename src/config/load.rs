@@ -193,6 +193,7 @@ fn read_telegram(reader: &Reader<'_>) -> Option<Telegram> {
     };
     let thread = reader.read("thread", integer(1..=i64::from(i32::MAX)));
     let operators = reader.list("operators", integer(1..=i64::MAX));
+    let quiet = reader.get("quiet", values::boolean);
     let api_url = reader.get("api_url", values::web_address);
     // Without a token the variable of the chat may well be missing too; a chat that stands in the file is checked all the same.
     let written = reader.own("chat").is_some_and(|value| value.as_table().is_none());
@@ -200,7 +201,7 @@ fn read_telegram(reader: &Reader<'_>) -> Option<Telegram> {
         return None;
     }
     let chat = reader.required("chat", |value| chat(reader, value)).flatten();
-    Some(Telegram { token: token?, chat: chat?, thread, operators, api_url })
+    Some(Telegram { token: token?, chat: chat?, thread, operators, quiet, api_url })
 }
 
 /// A chat's id: an integer, the same in quotes, or where to find it. `None` where it is not there and need not be.

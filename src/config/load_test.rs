@@ -369,7 +369,11 @@ fn an_empty_token_means_no_telegram() {
     let text = format!("{SMALL}[telegram]\ntoken = {{ env = 'TOKEN' }}\nchat = 5\n");
     assert!(House::new(&text).config().telegram.is_none());
     assert!(House::new(&text).var("TOKEN", "").config().telegram.is_none());
-    assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some());
+    assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| !telegram.quiet));
+    let quiet = format!("{text}quiet = true\n");
+    assert!(House::new(&quiet).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| telegram.quiet));
+    let errors = House::new(&format!("{text}quiet = 'yes'\n")).var("TOKEN", "1:x").errors();
+    assert!(errors.contains("`telegram.quiet`: expected `true` or `false`"), "{errors}");
 }
 
 #[test]

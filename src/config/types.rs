@@ -72,6 +72,8 @@ pub struct Telegram {
     pub thread: Option<i32>,
     /// User ids who may press buttons and give commands.
     pub operators: Vec<u64>,
+    /// A success is told without a sound.
+    pub quiet: bool,
     pub api_url: String,
 }
 
