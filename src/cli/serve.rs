@@ -109,11 +109,12 @@ async fn serve(
     let local = tokio::spawn(socket.serve(verbs, config.clone(), all_ends.clone()));
     let watchdog = tokio::spawn(feed_watchdog(all_ends.clone()));
     // Until `all_ends`, so that the last reports leave too.
-    let reports =
-        tokio::spawn(notify::run(control.registry().clone(), config.clone(), control.ticks(), all_ends.clone()));
+    let post = super::hands::post(control);
+    let pacer = post.pacer.clone();
+    let reports = tokio::spawn(notify::run(post, control.ticks(), all_ends.clone()));
 
     // It gives commands: it ends with the other doors.
-    let bot = tokio::spawn(Box::pin(telegram::run(control.clone(), inlet, network_ends.clone())));
+    let bot = tokio::spawn(Box::pin(telegram::run(control.clone(), pacer, inlet, network_ends.clone())));
 
     if config.telegram_without_token {
         tracing::warn!("the token of [telegram] is not set or empty: reports go to this log only");

@@ -103,6 +103,7 @@ fn from_environment(target: &TelegramTarget) -> Result<Telegram> {
         operators: Vec::new(),
         chats: Vec::new(),
         webhook: None,
+        quiet: false,
         api_url: target.api_url.trim_end_matches('/').to_owned(),
     })
 }

@@ -204,6 +204,7 @@ fn read_telegram(reader: &Reader<'_>) -> Option<Telegram> {
     let operators = reader.list("operators", integer(1..=i64::MAX));
     let chats = reader.list("chats", chat_id);
     let webhook = reader.read("webhook", webhook);
+    let quiet = reader.get("quiet", values::boolean);
     let api_url = reader.get("api_url", values::web_address);
     // Without a token the variable of the chat may well be missing too; a chat that stands in the file is checked all the same.
     let written = reader.own("chat").is_some_and(|value| value.as_table().is_none());
@@ -211,7 +212,7 @@ fn read_telegram(reader: &Reader<'_>) -> Option<Telegram> {
         return None;
     }
     let chat = reader.required("chat", |value| chat(reader, value)).flatten();
-    Some(Telegram { token: token?, chat: chat?, thread, operators, chats, webhook, api_url })
+    Some(Telegram { token: token?, chat: chat?, thread, operators, chats, webhook, quiet, api_url })
 }
 
 /// Telegram sends updates over TLS only, and to four ports (Bot API, `setWebhook`).

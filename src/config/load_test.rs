@@ -388,7 +388,11 @@ fn an_empty_token_means_no_telegram() {
     assert!(off.telegram.is_none() && off.telegram_without_token);
     assert!(!House::new(SMALL).config().telegram_without_token);
     assert!(House::new(&text).var("TOKEN", "").config().telegram.is_none());
-    assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some());
+    assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| !telegram.quiet));
+    let quiet = format!("{text}quiet = true\n");
+    assert!(House::new(&quiet).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| telegram.quiet));
+    let errors = House::new(&format!("{text}quiet = 'yes'\n")).var("TOKEN", "1:x").errors();
+    assert!(errors.contains("`telegram.quiet`: expected `true` or `false`"), "{errors}");
 }
 
 #[test]

@@ -78,6 +78,8 @@ pub struct Telegram {
     pub chats: Vec<i64>,
     /// The public URL that Telegram sends updates to; `None`: the bot asks for them.
     pub webhook: Option<String>,
+    /// A success is told without a sound.
+    pub quiet: bool,
     pub api_url: String,
 }
 

@@ -253,6 +253,11 @@ impl Control {
         &self.world.registry
     }
 
+    /// Faults that a test ordered.
+    pub fn faults(&self) -> &Faults {
+        &self.world.faults
+    }
+
     /// Goes up with everything that is recorded; the notifier waits on it.
     pub fn ticks(&self) -> watch::Receiver<u64> {
         self.world.ticks.subscribe()

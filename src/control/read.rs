@@ -10,7 +10,6 @@ use std::{
 use super::{Control, ControlError, Result, unknown};
 use crate::{
     config::Environment,
-    fault::Faults,
     model::{DeploymentId, DeploymentView, EnvironmentKey},
     notify::Report,
     registry::Filter,
@@ -71,11 +70,6 @@ impl Control {
             ),
             _ => ControlError::Unavailable { message: format!("the log of deployment {id}: {error}"), hint: None },
         })
-    }
-
-    /// Faults that a test ordered.
-    pub fn faults(&self) -> &Faults {
-        &self.world.faults
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Message {
 }
 
 /// A part of a row.
-enum Piece {
+pub(super) enum Piece {
     /// Our own words.
     Words(String),
     /// What came from outside, or is to be copied.
@@ -238,7 +238,7 @@ impl Canvas {
         Message { html: whole(self.html), plain: whole(self.plain) }
     }
 
-    fn piece(&mut self, piece: &Piece) {
+    pub(super) fn piece(&mut self, piece: &Piece) {
         match piece {
             Piece::Words(text) => self.words(text),
             Piece::Code(text) => self.code(text),

@@ -12,6 +12,7 @@
 //! - `standing`: all that is known of one environment, as of one moment.
 //! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
 //! - `outbox`: messages, written with the state they report.
+//! - `chat`: the messages in a chat that are edited as a deployment goes on.
 //! - `bot`: the chat's buttons, and which updates of the Bot API were taken care of.
 
 use std::{fs::File, path::Path, time::Duration};
@@ -24,6 +25,7 @@ use sqlx::{
 };
 
 mod bot;
+mod chat;
 mod decisions;
 mod deployments;
 mod inbox;
@@ -34,11 +36,12 @@ mod rollbacks;
 mod standing;
 
 pub use bot::{NewButton, Press, Pressed, Terms};
+pub use chat::ChatMessage;
 pub use decisions::{Decision, LastRollback, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
-pub use journal::{End, Entry, Facts, NewMessage};
-pub use outbox::Message;
+pub use journal::{End, Entry, Facts};
+pub use outbox::{Message, MessageKind, NewMessage, OutboxFigures};
 pub use releases::Release;
 pub use standing::{Known, Standing};
 

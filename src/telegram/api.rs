@@ -15,18 +15,16 @@ use teloxide::{
         SendDocumentSetters, SendMessageSetters, SetWebhookSetters,
     },
     requests::Requester,
-    types::{
-        AllowedUpdate, BotCommand, CallbackQueryId, ChatId, InlineKeyboardButton, InlineKeyboardMarkup, InputFile,
-        LinkPreviewOptions, MessageId, ParseMode, ReplyParameters, ThreadId, Update,
-    },
+    types::{AllowedUpdate, BotCommand, CallbackQueryId, ChatId, InputFile, MessageId, ParseMode, ThreadId, Update},
 };
 
 use super::update::Place;
 use crate::{
     config::Telegram,
     notify::{
-        Message,
+        Message, Pacer, Turn,
         buttons::Offered,
+        telegram::{markup, network, no_preview, reply as reply_to},
         words::{cut, one_line},
     },
     redact::Redactor,
@@ -49,8 +47,8 @@ const TOAST: usize = 200;
 
 const ATTEMPTS: u32 = 3;
 
-/// A pause that Telegram asks for is waited for up to this.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// A turn in the chat, or a pause that Telegram asks for, is waited for up to this.
+const LONGEST_WAIT: Duration = Duration::from_secs(90);
 
 /// An explanation's greatest length.
 const LONGEST: usize = 300;
@@ -85,6 +83,7 @@ pub struct Api {
     slow: Bot,
     host: String,
     redactor: Redactor,
+    pacer: Pacer,
 }
 
 /// Without the bots, whose own `Debug` shows the token.
@@ -95,11 +94,11 @@ impl fmt::Debug for Api {
 }
 
 impl Api {
-    /// Does not talk to anybody yet. `redactor`: masks the rest of the configuration's secrets too.
+    /// Does not talk to anybody yet. `redactor`: masks the rest of the configuration's secrets too. `pacer`: that of the reports.
     ///
     /// # Errors
     /// An `api_url` that is no URL to put paths behind.
-    pub fn new(config: &Telegram, redactor: Redactor) -> std::result::Result<Self, String> {
+    pub fn new(config: &Telegram, redactor: Redactor, pacer: Pacer) -> std::result::Result<Self, String> {
         let own = Redactor::new([&config.token]);
         let bad = |why: &str| own.mask(&format!("`telegram.api_url` cannot be used: {why}"));
         let url = reqwest::Url::parse(config.api_url.trim_end_matches('/')).map_err(|e| bad(&e.to_string()))?;
@@ -122,6 +121,7 @@ impl Api {
             bot: bot(TOTAL_LIMIT)?,
             slow: bot(UPLOAD_LIMIT)?,
             redactor,
+            pacer,
         })
     }
 
@@ -143,7 +143,7 @@ impl Api {
                 BotCommand::new(*name, format!("{arguments} — {what}").trim_start_matches(" — "))
             })
             .collect();
-        let set = self.again(|| Box::pin(async { self.bot.set_my_commands(commands.clone()).await })).await;
+        let set = self.again(None, || Box::pin(async { self.bot.set_my_commands(commands.clone()).await })).await;
         set.map(drop)
     }
 
@@ -206,7 +206,7 @@ impl Api {
         reply: Option<i32>,
     ) -> Result<i32> {
         let sent = self
-            .again(|| {
+            .again(Some(place.chat), || {
                 let mut request = self.bot.send_message(ChatId(place.chat), text).link_preview_options(no_preview());
                 if html {
                     request = request.parse_mode(ParseMode::Html);
@@ -215,7 +215,7 @@ impl Api {
                     request = request.message_thread_id(ThreadId(MessageId(thread)));
                 }
                 if let Some(to) = reply {
-                    request = request.reply_parameters(replying(to));
+                    request = request.reply_parameters(reply_to(to));
                 }
                 if !buttons.is_empty() {
                     request = request.reply_markup(markup(buttons));
@@ -229,7 +229,7 @@ impl Api {
     /// Replaces a message of the bot, buttons and all.
     pub async fn rewrite(&self, chat: i64, message: i32, text: &Message, buttons: &[Vec<Offered>]) -> Result<()> {
         let edited = self
-            .again(|| {
+            .again(Some(chat), || {
                 let mut request = self
                     .bot
                     .edit_message_text(ChatId(chat), MessageId(message), text.html.clone())
@@ -247,7 +247,7 @@ impl Api {
     /// Replaces the buttons under a message of the bot; none: takes them away.
     pub async fn set_buttons(&self, chat: i64, message: i32, buttons: &[Vec<Offered>]) -> Result<()> {
         let edited = self
-            .again(|| {
+            .again(Some(chat), || {
                 let mut request = self.bot.edit_message_reply_markup(ChatId(chat), MessageId(message));
                 if !buttons.is_empty() {
                     request = request.reply_markup(markup(buttons));
@@ -259,7 +259,7 @@ impl Api {
     }
 
     pub async fn delete(&self, chat: i64, message: i32) -> Result<()> {
-        self.again(|| Box::pin(async { self.bot.delete_message(ChatId(chat), MessageId(message)).await }))
+        self.again(Some(chat), || Box::pin(async { self.bot.delete_message(ChatId(chat), MessageId(message)).await }))
             .await
             .map(drop)
     }
@@ -274,14 +274,14 @@ impl Api {
         reply: Option<i32>,
     ) -> Result<()> {
         let sent = self
-            .again(|| {
+            .again(Some(place.chat), || {
                 let file = InputFile::memory(content.clone()).file_name(name.to_owned());
                 let mut request = self.slow.send_document(ChatId(place.chat), file).caption(caption);
                 if let Some(thread) = place.thread {
                     request = request.message_thread_id(ThreadId(MessageId(thread)));
                 }
                 if let Some(to) = reply {
-                    request = request.reply_parameters(replying(to));
+                    request = request.reply_parameters(reply_to(to));
                 }
                 Box::pin(async move { request.await })
             })
@@ -305,19 +305,25 @@ impl Api {
 
     /// Sends a request, and again when Telegram wanted it later or did not answer. `None`: it was taken, and the answer is of a newer
     /// Bot API than ours.
-    async fn again<T, F>(&self, mut request: impl FnMut() -> F) -> Result<Option<T>>
+    async fn again<T, F>(&self, chat: Option<i64>, mut request: impl FnMut() -> F) -> Result<Option<T>>
     where
         F: Future<Output = std::result::Result<T, RequestError>>,
     {
         let mut attempt = 1;
         loop {
+            if let Some(chat) = chat {
+                self.turn(chat).await?;
+            }
             let trouble = match request().await {
                 Ok(answer) => return Ok(Some(answer)),
                 Err(RequestError::InvalidJson { raw, .. }) if says_ok(&raw) => return Ok(None),
                 Err(error) => self.trouble(error),
             };
             let pause = match &trouble {
-                Trouble::Slow(wait) if *wait <= LONGEST_WAIT => *wait,
+                Trouble::Slow(wait) => {
+                    self.pacer.hold(*wait);
+                    if chat.is_some() { Duration::ZERO } else { (*wait).min(LONGEST_WAIT) }
+                }
                 Trouble::Away(_) => Duration::from_secs(1),
                 _ => return Err(trouble),
             };
@@ -329,13 +335,19 @@ impl Api {
         }
     }
 
+    /// Waits for the chat's turn, unless that is too far away: nobody waits for an answer so long.
+    async fn turn(&self, chat: i64) -> Result<()> {
+        let turn = tokio::time::timeout(LONGEST_WAIT, self.pacer.turn(chat, Turn::Message));
+        turn.await.map_err(|_| Trouble::Slow(self.pacer.held().unwrap_or(LONGEST_WAIT)))
+    }
+
     fn trouble(&self, error: RequestError) -> Trouble {
         let say = |text: &str| one_line(text, &self.redactor, LONGEST);
         let error = match error {
             RequestError::RetryAfter(seconds) => return Trouble::Slow(seconds.duration()),
             RequestError::Network(error) => {
                 // The outer errors name the URL.
-                let cause = crate::notify::telegram::network(&error);
+                let cause = network(&error);
                 return Trouble::Away(say(&format!("{}: {cause}", self.host)));
             }
             RequestError::InvalidJson { raw, .. } => {
@@ -367,26 +379,6 @@ impl Api {
         }
         Trouble::Away(say(&format!("{} answered: {said}", self.host)))
     }
-}
-
-fn no_preview() -> LinkPreviewOptions {
-    LinkPreviewOptions {
-        is_disabled: true,
-        url: None,
-        prefer_small_media: false,
-        prefer_large_media: false,
-        show_above_text: false,
-    }
-}
-
-/// A message that is gone is no reason not to answer.
-fn replying(to: i32) -> ReplyParameters {
-    ReplyParameters::new(MessageId(to)).allow_sending_without_reply()
-}
-
-fn markup(buttons: &[Vec<Offered>]) -> InlineKeyboardMarkup {
-    let button = |offered: &Offered| InlineKeyboardButton::callback(offered.text.clone(), offered.data.clone());
-    InlineKeyboardMarkup::new(buttons.iter().map(|row| row.iter().map(button).collect::<Vec<_>>()))
 }
 
 /// Buttons or a text that are there already, or a message that somebody has deleted: there is nothing left to do.

@@ -14,7 +14,7 @@ use super::{
     command::MENU,
     webhook::{self, Inlet},
 };
-use crate::{config::Telegram, control::Control};
+use crate::{config::Telegram, control::Control, notify::Pacer};
 
 /// The first pause after a failure; it doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
@@ -31,14 +31,14 @@ pub const ROUTE: &str = "/hooks/telegram";
 
 /// Runs the bot until `shutdown`. Without `[telegram]` or without operators there is nobody to talk to, and nothing is asked.
 /// `inlet`: where updates come from with a webhook; see [`line`](super::line).
-pub async fn run(control: Control, inlet: Option<Inlet>, shutdown: CancellationToken) {
+pub async fn run(control: Control, pacer: Pacer, inlet: Option<Inlet>, shutdown: CancellationToken) {
     let config = control.config().clone();
     let Some(telegram) = &config.telegram else { return };
     if telegram.operators.is_empty() {
         tracing::info!("Telegram: `telegram.operators` names nobody, so there are reports, and no buttons or commands");
         return;
     }
-    let api = match Api::new(telegram, config.redactor.clone()) {
+    let api = match Api::new(telegram, config.redactor.clone(), pacer) {
         Ok(api) => api,
         Err(why) => {
             tracing::error!(why, "Telegram: the bot cannot listen");

@@ -11,7 +11,7 @@ use super::{
     update::Place,
     words,
 };
-use crate::{config::Telegram, log::printable, redact::Redactor};
+use crate::{config::Telegram, log::printable, notify::Pacer, redact::Redactor};
 
 /// One step of the test.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -50,7 +50,7 @@ async fn walk(config: &Telegram, redactor: &Redactor, steps: &mut Vec<Step>) -> 
         steps.push(Step { step, ok, detail });
         if ok { Ok(()) } else { Err(()) }
     };
-    let api = match Api::new(config, redactor.clone()) {
+    let api = match Api::new(config, redactor.clone(), Pacer::default()) {
         Ok(api) => api,
         Err(why) => return note(steps, "address", Err(why)),
     };
@@ -111,7 +111,7 @@ fn advice(trouble: &Trouble, config: &Telegram) -> String {
 /// # Errors
 /// What is wrong and what to do.
 pub async fn chats(config: &Telegram, redactor: &Redactor) -> Result<(String, Vec<Known>), String> {
-    let api = Api::new(config, redactor.clone())?;
+    let api = Api::new(config, redactor.clone(), Pacer::default())?;
     let me = api.me().await.map_err(|trouble| explain(&trouble))?;
     let kinds = [AllowedUpdate::Message, AllowedUpdate::CallbackQuery, AllowedUpdate::MyChatMember];
     let updates = api.peek(&kinds).await.map_err(|trouble| explain(&trouble))?;
