@@ -139,7 +139,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("webhooks", &["github"]),
     ("webhooks.github", &["secret"]),
-    ("telegram", &["token", "chat", "thread", "operators", "api_url"]),
+    ("telegram", &["token", "chat", "thread", "operators", "chats", "webhook", "quiet", "api_url"]),
     ("secret", &["env", "file"]),
 ];
 

@@ -37,6 +37,7 @@ mod decide;
 mod follow;
 mod migrate;
 mod observe;
+mod read;
 mod rollback;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use backup::{BackupEntry, BackupRequest, BackupUpdate, BackupVerb, Created, 
 pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
 pub use migrate::{MigrateReport, MigrateRequest, MigrateVerb, Migrations};
 pub use observe::Observer;
+pub use read::LogText;
 pub use rollback::{RollbackRequest, Target};
 
 /// What the binary hands in.
@@ -291,6 +293,11 @@ impl Control {
 
     pub fn registry(&self) -> &Registry {
         &self.world.registry
+    }
+
+    /// Faults that a test ordered.
+    pub fn faults(&self) -> &Faults {
+        &self.world.faults
     }
 
     /// Goes up with everything that is recorded; the notifier waits on it.

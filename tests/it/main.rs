@@ -13,6 +13,7 @@
 mod support;
 
 mod backups;
+mod bot;
 mod candidates;
 mod demo;
 mod deploy;

@@ -11,6 +11,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::telegram::{BotApi, CHAT, TOKEN};
+use super::{Limits, Pacer, Post};
 use crate::{
     config::{self, Config, RuntimeKind},
     model::{CommitId, DeploymentId, EnvironmentKey, Stage, Status, Trigger, TriggerKind},
@@ -18,7 +19,7 @@ use crate::{
         journal::{Event, FailureKind},
         outcome,
     },
-    registry::{Decision, Entry, Facts, NewDeployment, NewMessage, Registry, Release},
+    registry::{Decision, Entry, Facts, MessageKind, NewDeployment, NewMessage, Registry, Release},
     runtime::Instance,
     test_ports as ports,
 };
@@ -27,8 +28,17 @@ mod delivery;
 mod outages;
 mod reports;
 mod standin;
-#[path = "../../../tests/it/support/telegram.rs"]
+#[expect(dead_code, unused_imports, reason = "the bot's tests, which share it, also speak and press buttons")]
+#[path = "../../../tests/it/support/telegram/mod.rs"]
 mod telegram;
+
+/// Telegram's limits, a hundred times as fast.
+const QUICK: Limits = Limits {
+    gap: Duration::from_millis(10),
+    edit_gap: Duration::from_millis(15),
+    window: Duration::from_millis(600),
+    ..Limits::TELEGRAM
+};
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -109,17 +119,22 @@ impl Desk {
         }
         end.error = end.error.or(play.error);
         let event = Event::Ended { status, reason: end.error.clone() };
-        let message = Some(NewMessage { kind: "end".into(), body: json!({ "version": 1 }) });
+        let message = Some(NewMessage::of(MessageKind::End));
         let entry = Entry { event, facts, end: Some(end), message };
         self.registry.append(id, &saga, seq, &entry).await.unwrap();
         id
+    }
+
+    /// What sending works with, at a pace for tests.
+    fn post(&self, config: Arc<Config>) -> Post {
+        Post { pacer: Pacer::new(QUICK), ..Post::new(self.registry.clone(), config) }
     }
 
     /// Starts the task of the daemon.
     fn run(&self, config: Arc<Config>) -> Running {
         let ticks = watch::Sender::new(0);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(super::run(self.registry.clone(), config, ticks.subscribe(), shutdown.clone()));
+        let task = tokio::spawn(super::run(self.post(config), ticks.subscribe(), shutdown.clone()));
         Running { ticks, shutdown, task }
     }
 }

@@ -7,7 +7,7 @@ use super::{
 use crate::notify::{
     flush,
     render::Message,
-    telegram::{Client, Verdict},
+    telegram::{Client, Manner, Verdict},
 };
 
 const PLENTY: Duration = Duration::from_secs(60);
@@ -126,7 +126,7 @@ async fn a_refused_message_is_kept_and_does_not_block_the_next() -> Done {
     desk.play(Play { subject: "first".to_owned(), ..Play::fails() }).await;
     desk.play(Play { subject: "second".to_owned(), ..Play::fails() }).await;
     let config = desk.config(&api, "");
-    let left = flush(desk.registry.clone(), Arc::clone(&config), PLENTY).await;
+    let left = flush(desk.post(Arc::clone(&config)), PLENTY).await;
     assert!(api.accepted()[0].text.contains("second"));
     assert!(left.is_ok() || left.is_err_and(|why| why.contains("message is too long")));
     let running = desk.run(config);
@@ -165,13 +165,13 @@ async fn no_error_and_no_log_shows_the_token() -> Done {
         said.push(format!("{client:?}"));
         for fault in [Fault::Hangup, Fault::Silence, Fault::NotJson, Fault::BadRequest("no"), Fault::TooMany(3)] {
             api.faults([fault]);
-            let verdict = client.send(&message).await;
-            assert_ne!(verdict, Verdict::Accepted);
+            let verdict = client.send(&message, Manner::default()).await;
+            assert!(!matches!(verdict, Verdict::Accepted(_)), "{verdict:?}");
             said.push(format!("{verdict:?}"));
         }
-        said.push(format!("{:?}", client.send(&message).await));
+        said.push(format!("{:?}", client.send(&message, Manner::default()).await));
         api.stop();
-        said.push(format!("{:?}", client.send(&message).await));
+        said.push(format!("{:?}", client.send(&message, Manner::default()).await));
         api.restart();
     }
     let said = format!("{}\n{}", said.join("\n"), log.text());
