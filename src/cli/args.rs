@@ -60,7 +60,7 @@ pub enum Command {
     /// Self-contained and offline. Makes a small web app in a temporary directory, starts a daemon, pushes four versions through the real
     /// hook and a signed webhook, shows after each what users see, and removes everything again. Uses Docker if it is there, else plain
     /// processes. Exits with 0 if every push ended as it should.
-    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around")]
+    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around\n  refit demo --chat    # with what Telegram would show")]
     Demo(DemoArgs),
 
     /// Write a pipeline.toml for the repository in this directory
@@ -208,6 +208,14 @@ pub enum Command {
     #[command(after_help = "Example:\n  refit hook install /srv/git/app.git")]
     Hook(HookArgs),
 
+    /// Try the bot, or find the id of its chat
+    ///
+    /// With a bot, a deployment is watched, approved and taken back from a chat. docs/telegram.md leads there in five minutes.
+    #[command(
+        after_help = "Example:\n  refit telegram chats    # after you have written to the bot\n  refit telegram test"
+    )]
+    Telegram(TelegramArgs),
+
     /// Print a completion script for a shell
     ///
     /// Put it where your shell looks for completions.
@@ -286,8 +294,11 @@ pub struct DemoArgs {
     /// Leave everything running at the end, to look around
     #[arg(long)]
     pub keep: bool,
+    /// Show after each push what a Telegram chat would show of it; no message leaves this machine
+    #[arg(long)]
+    pub chat: bool,
     /// End and remove what an earlier `--keep` left in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep", "chat"])]
     pub clean: Option<PathBuf>,
 }
 
@@ -489,6 +500,49 @@ pub struct ReportArgs {
     /// How to print
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     pub format: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub struct TelegramArgs {
+    #[command(subcommand)]
+    pub command: TelegramCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TelegramCommand {
+    /// Send a message to the chat, edit it and delete it again
+    ///
+    /// Says of each step whether it works, and what to do if not: a wrong token, a bot that is not in the chat or may not write
+    /// there, a topic that is missing. Exits with 0 if all work, else 69.
+    #[command(
+        after_help = "Example:\n  refit telegram test\n  refit telegram test --format json | jq '.[] | select(.ok | not)'"
+    )]
+    Test(FormatArgs),
+    /// List the chats in which somebody has said something to the bot
+    ///
+    /// Write to the bot first, or add it to a group and say /start@its_name there. Works before there is a configuration, with the token in an
+    /// environment variable. Takes no message away from the daemon, and refuses to ask while one listens.
+    #[command(
+        after_help = "Example:\n  TELEGRAM_API_TOKEN=… refit telegram chats\n  refit telegram chats --format json | jq '.[].chat'"
+    )]
+    Chats {
+        #[command(flatten)]
+        target: TelegramTarget,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+/// A bot that is not configured yet.
+#[derive(Debug, Args)]
+pub struct TelegramTarget {
+    /// The environment variable with the token, where [telegram] has none
+    #[arg(long, value_name = "NAME", default_value = "TELEGRAM_API_TOKEN")]
+    pub token_env: String,
+    /// Another server of the Bot API, where [telegram] names none
+    #[arg(long, value_name = "URL", default_value = "https://api.telegram.org")]
+    pub api_url: String,
 }
 
 #[derive(Debug, Args)]

@@ -48,6 +48,7 @@ mod show;
 mod status;
 mod story;
 mod style;
+mod telegram;
 
 use args::{Cli, Command};
 use context::Context;
@@ -133,6 +134,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Show(args) => show::run(context, &args).await,
         Command::Logs(args) => logs::run(context, &args).await,
         Command::Report(args) => report::run(context, &args).await,
+        Command::Telegram(args) => Box::pin(telegram::run(context, args.command)).await,
         Command::Hook(args) => hook::run(context, args.command).await,
         Command::Completions { shell } => completions::run(context, shell),
         // Handled before there was a runtime.

@@ -99,6 +99,7 @@ log_keep_days = 30
 
 ["telegram"]
 operators = []
+chats = []
 quiet = false
 api_url = "https://api.telegram.org"
 "#;

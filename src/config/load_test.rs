@@ -70,6 +70,8 @@ secret = [{ env = "GITHUB_WEBHOOK_SECRET" }, { file = "old-secret" }]
 token = { env = "TELEGRAM_API_TOKEN" }
 chat = { env = "TELEGRAM_CHAT_ID" }
 operators = [10001]
+chats = [10001, -100300]
+webhook = "https://deploy.example.org/hooks/telegram"
 api_url = "https://api.telegram.org"
 [environments.production]
 branch = "main"
@@ -166,6 +168,8 @@ fn the_fuller_example_loads() {
     assert_eq!(secrets, ["a new secret", "an old secret"]);
     let telegram = config.telegram.as_ref().unwrap();
     assert_eq!((telegram.chat, telegram.operators.as_slice()), (-100_200, &[10_001][..]));
+    assert_eq!(telegram.chats, [10_001, -100_300]);
+    assert_eq!(telegram.webhook.as_deref(), Some("https://deploy.example.org/hooks/telegram"));
     assert_eq!(config.redactor.mask("hunter22 in postgres://guestbook:hunter22@db/guestbook"), "[masked] in [masked]");
 
     let production = config.environment(None, None).unwrap();
@@ -320,7 +324,7 @@ fn secrets_that_are_missing_name_variable_and_key() {
     house.vars.clear();
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:8:11: `webhooks.github.secret[0]`: the environment variable `GITHUB_WEBHOOK_SECRET` is not set; set `GITHUB_WEBHOOK_SECRET` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export GITHUB_WEBHOOK_SECRET=…`)
-    pipeline.toml:55:28: `start.secrets.DATABASE_URL`: the environment variable `DATABASE_URL` is not set; set `DATABASE_URL` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export DATABASE_URL=…`)
+    pipeline.toml:57:28: `start.secrets.DATABASE_URL`: the environment variable `DATABASE_URL` is not set; set `DATABASE_URL` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export DATABASE_URL=…`)
     "#);
     let config = house.load_as(MissingSecrets::Ignore).unwrap();
     assert!(config.telegram.is_none());
@@ -365,9 +369,24 @@ fn an_empty_webhook_secret_is_refused() {
 }
 
 #[test]
+fn updates_come_over_tls_to_a_port_that_telegram_sends_to() {
+    let errors = |webhook: &str, chats: &str| {
+        let table =
+            format!("[telegram]\ntoken = {{ env = 'TOKEN' }}\nchat = 5\nwebhook = '{webhook}'\nchats = {chats}\n");
+        House::new(&format!("{SMALL}{table}")).var("TOKEN", "1:x").errors()
+    };
+    assert!(errors("http://deploy.example/hooks/telegram", "[]").contains("must begin with https://"));
+    assert!(errors("https://deploy.example:8787/", "[]").contains("a port that Telegram does not send to"));
+    assert!(errors("https://deploy.example:8443/", "[0]").contains("is not a chat's id"));
+    assert!(errors("https://deploy.example:8443/", "['x']").contains("chats"));
+}
+
+#[test]
 fn an_empty_token_means_no_telegram() {
     let text = format!("{SMALL}[telegram]\ntoken = {{ env = 'TOKEN' }}\nchat = 5\n");
-    assert!(House::new(&text).config().telegram.is_none());
+    let off = House::new(&text).config();
+    assert!(off.telegram.is_none() && off.telegram_without_token);
+    assert!(!House::new(SMALL).config().telegram_without_token);
     assert!(House::new(&text).var("TOKEN", "").config().telegram.is_none());
     assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| !telegram.quiet));
     let quiet = format!("{text}quiet = true\n");

@@ -117,7 +117,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("webhooks", &["github"]),
     ("webhooks.github", &["secret"]),
-    ("telegram", &["token", "chat", "thread", "operators", "quiet", "api_url"]),
+    ("telegram", &["token", "chat", "thread", "operators", "chats", "webhook", "quiet", "api_url"]),
     ("secret", &["env", "file"]),
 ];
 

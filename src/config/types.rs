@@ -20,6 +20,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     pub server: Server,
     pub telegram: Option<Telegram>,
+    /// There is a `[telegram]`, but its token is unset or empty.
+    pub telegram_without_token: bool,
     /// In the order of the files; names are unique.
     pub apps: Vec<Arc<App>>,
     /// Masks every secret of this configuration.
@@ -72,6 +74,10 @@ pub struct Telegram {
     pub thread: Option<i32>,
     /// User ids who may press buttons and give commands.
     pub operators: Vec<u64>,
+    /// Further chats in which they may; reports go to `chat`.
+    pub chats: Vec<i64>,
+    /// The public URL that Telegram sends updates to; `None`: the bot asks for them.
+    pub webhook: Option<String>,
     /// A success is told without a sound.
     pub quiet: bool,
     pub api_url: String,

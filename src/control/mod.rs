@@ -34,12 +34,14 @@ use crate::{
 mod decide;
 mod follow;
 mod observe;
+mod read;
 mod rollback;
 #[cfg(test)]
 mod tests;
 
 pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
 pub use observe::Observer;
+pub use read::LogText;
 pub use rollback::{RollbackRequest, Target};
 
 /// What the binary hands in.

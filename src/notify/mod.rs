@@ -54,7 +54,7 @@ pub(crate) mod words;
 pub use pace::{Limits, Pacer, Turn};
 pub use render::Message;
 pub use report::Report;
-pub use words::freed;
+pub use words::{freed, reference};
 
 /// A registry that cannot be read or written is asked again after this.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(5);

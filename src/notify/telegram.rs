@@ -344,7 +344,7 @@ fn tolerant<T>(result: Result<T, RequestError>) -> Result<Answer<T>, RequestErro
     }
 }
 
-fn no_preview() -> LinkPreviewOptions {
+pub(crate) fn no_preview() -> LinkPreviewOptions {
     LinkPreviewOptions {
         is_disabled: true,
         url: None,
@@ -354,11 +354,11 @@ fn no_preview() -> LinkPreviewOptions {
     }
 }
 
-fn reply(id: i32) -> ReplyParameters {
+pub(crate) fn reply(id: i32) -> ReplyParameters {
     ReplyParameters::new(MessageId(id)).allow_sending_without_reply()
 }
 
-fn markup(buttons: &[Vec<Offered>]) -> InlineKeyboardMarkup {
+pub(crate) fn markup(buttons: &[Vec<Offered>]) -> InlineKeyboardMarkup {
     let button = |b: &Offered| InlineKeyboardButton::callback(b.text.clone(), b.data.clone());
     InlineKeyboardMarkup::new(buttons.iter().map(|row| row.iter().map(button).collect::<Vec<_>>()))
 }

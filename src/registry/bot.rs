@@ -181,6 +181,16 @@ impl Registry {
         Ok(())
     }
 
+    /// The deployment that a pressed button has put into the queue already.
+    pub async fn ordered_deployment(&self, order: &str) -> Result<Option<DeploymentId>> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT deployment FROM bot_orders WHERE id = ?")
+            .bind(order)
+            .fetch_optional(&self.read)
+            .await
+            .map_err(query("read what a button asked for"))?;
+        Ok(known.map(DeploymentId))
+    }
+
     pub async fn update_seen(&self, update: i64) -> Result<bool> {
         let seen: Option<i64> = sqlx::query_scalar("SELECT id FROM bot_updates WHERE id = ?")
             .bind(update)

@@ -43,7 +43,8 @@ pub struct Filter {
 
 impl Registry {
     /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit; but what a
-    /// person asked for gives way only to what a person asks for: a push waits behind it.
+    /// person asked for gives way only to what a person asks for: a push waits behind it. One that a button in a
+    /// chat asked for is added once, however often its press is carried out.
     pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
         if let Some(known) = bot::ordered(&mut tx, &new.trigger).await? {

@@ -49,7 +49,6 @@ use super::{
     push,
     reply::{self, Response},
     status::health_status,
-    throttle::Throttle,
     verbs::SharedVerbs,
     wire::{Asked, CancelRequest, FollowLine, PushRequest, WireError},
 };
@@ -59,6 +58,7 @@ use crate::{
         ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Result, RollbackRequest, Update,
     },
     model::DeploymentId,
+    throttle::Throttle,
 };
 
 /// Far more than any command sends; a push of a thousand branches has 200 kB.

@@ -12,6 +12,7 @@
 
 mod support;
 
+mod bot;
 mod candidates;
 mod demo;
 mod deploy;

@@ -31,6 +31,7 @@ mod outages;
 mod reports;
 mod standin;
 mod story;
+#[expect(dead_code, unused_imports, reason = "the bot's tests, which share it, also speak and press buttons")]
 #[path = "../../../tests/it/support/telegram/mod.rs"]
 mod telegram;
 

@@ -18,7 +18,7 @@ const LARGEST: usize = 50 * 1024 * 1024;
 const LONGEST_DATA: usize = 64;
 
 /// The chat has a message of a person, with the number 1, which no bot may edit.
-const OF_A_PERSON: i64 = 1;
+pub(super) const OF_A_PERSON: i64 = 1;
 
 /// A message of the bot, as the chat shows it now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,9 +53,9 @@ pub enum Moment {
     Deleted(i64),
 }
 
-type Refusal = Box<Answer>;
+pub(super) type Refusal = Box<Answer>;
 
-fn bad(why: &str) -> Refusal {
+pub(super) fn bad(why: &str) -> Refusal {
     Box::new(refuse(400, &format!("Bad Request: {why}"), None))
 }
 
@@ -235,7 +235,7 @@ pub(super) fn buttons(input: &Input) -> Result<Vec<Vec<(String, String)>>, Refus
     rows.iter().map(row).filter(|row| !row.as_ref().is_ok_and(Vec::is_empty)).collect()
 }
 
-fn message_json(message: &Accepted) -> Value {
+pub(super) fn message_json(message: &Accepted) -> Value {
     let mut json = json!({
         "message_id": message.id, "date": 1_795_000_000,
         "from": { "id": 123_456_789, "is_bot": true, "first_name": "Refit", "username": "refit_test_bot" },

@@ -28,10 +28,12 @@ use tokio::sync::oneshot;
 
 use super::ports::free_port;
 
+mod bot;
 mod chat;
 mod form;
 pub mod html;
 
+pub use bot::{OPERATOR, SECOND_OPERATOR, STRANGER, Said};
 pub use chat::{Accepted, Moment};
 use form::Input;
 
@@ -111,6 +113,7 @@ impl Default for Pace {
 struct State {
     /// With the method that they are for; without one, for any but [`POLLING`].
     faults: VecDeque<(Option<&'static str>, Fault)>,
+    bot: bot::Bot,
     mood: Mood,
     pace: Pace,
     accepted: Vec<Accepted>,
@@ -301,6 +304,12 @@ async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<
         state.handle(&path, &kind, &body)
     };
     match fault {
+        None if path.to_ascii_lowercase().ends_with(&format!("/{POLLING}")) && is_known(&path) => {
+            match Input::read(&kind, &body) {
+                Ok(input) => Ok(bot::get_updates(&state, &input).await),
+                Err(why) => Ok(refuse(400, &format!("Bad Request: {why}"), None)),
+            }
+        }
         None => Ok(regular()),
         Some(Fault::Hangup) => Err(HungUp),
         Some(Fault::Silence) => never().await,
@@ -382,7 +391,7 @@ impl State {
             "senddocument" => self.send_document(input),
             "editmessagetext" => self.edit_message_text(input),
             "deletemessage" => self.delete_message(input),
-            _ => Err(Box::new(refuse(404, "Not Found: method not found", None))),
+            _ => self.listen(method, input),
         }
     }
 
@@ -404,6 +413,10 @@ impl State {
             _ => refused(400, "Bad Request: chat not found", None),
         }
     }
+}
+
+fn is_known(path: &str) -> bool {
+    path.strip_prefix("/bot").and_then(|rest| rest.split_once('/')).is_some_and(|(token, _)| token == TOKEN)
 }
 
 fn chat_info(chat: i64) -> Value {
