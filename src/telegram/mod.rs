@@ -26,6 +26,8 @@ mod order;
 mod poll;
 mod probe;
 mod read;
+#[cfg(test)]
+mod tests;
 mod update;
 mod webhook;
 mod words;

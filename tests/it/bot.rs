@@ -46,6 +46,15 @@ fn say_yes(api: &BotApi, words: &str) -> i64 {
     api.presses(OPERATOR, question.id, words)
 }
 
+/// The message with a question that says these words.
+#[track_caller]
+fn question_about(api: &BotApi, words: &str) -> Accepted {
+    let asks = |m: &Accepted| m.text.contains(words) && m.buttons.iter().flatten().any(|(b, _)| b.contains("Approve"));
+    let find = |api: &BotApi| api.accepted().into_iter().find(asks);
+    api.wait_until(words, |api| find(api).is_some());
+    find(api).unwrap()
+}
+
 fn count(site: &Site) -> usize {
     site.history().len()
 }
@@ -69,10 +78,8 @@ fn from_a_push_to_a_rollback_and_back_with_buttons() {
     };
     for version in ["one", "two"] {
         let id = push(&site, version)["id"].as_i64().unwrap();
-        // The report's own button, or that of the deployment shown once more.
-        api.says(OPERATOR, &format!("/show {id}"));
-        let shown = api.wait_for_button("Approve");
-        expect_all(&shown, &["waits for approval before migrate", &format!("version {version}")]);
+        let shown = question_about(&api, &format!("version {version}"));
+        expect_all(&shown, &["waits for approval before migrate"]);
         let first = api.presses(OPERATOR, shown.id, "Approve");
         assert_eq!(api.wait_for_answer(first).text, "press once more to confirm");
         assert_eq!(site.show(id)["status"], "awaiting_approval", "one press changes nothing");
@@ -82,13 +89,12 @@ fn from_a_push_to_a_rollback_and_back_with_buttons() {
         let done = site.wait_for("its end", |d| d["id"] == id && ended(d));
         assert_eq!((&done["status"], &done["approval"]["by"]), (&"succeeded".into(), &"@ada".into()), "{done:#}");
         site.expect_page(version);
-        let now = api.accepted().into_iter().find(|m| m.id == shown.id).unwrap();
-        assert_eq!(now.buttons, Vec::<Vec<(String, String)>>::new(), "nothing is left to press");
+        let bare = |api: &BotApi| api.accepted().iter().any(|m| m.id == shown.id && m.buttons.is_empty());
+        api.wait_until("a question without buttons", bare);
         api.wait_for_words(&format!("approve deployment {id}: it goes on, said @ada"));
     }
 
     // Back: what is live is healthy, so a person has to know better.
-    api.says(OPERATOR, "/show 2");
     let shown = api.wait_for_button("Roll back");
     api.presses(OPERATOR, shown.id, "Roll back");
     let preview = api.wait_for_words("deployment 2 (");
@@ -130,7 +136,8 @@ fn commands_that_read_are_answered_and_the_menu_has_them() {
         api.says(OPERATOR, not_ours);
     }
     api.says(OPERATOR, "/SHOW@Refit_Test_Bot 1");
-    expect_all(&api.wait_for_button("Logs"), &["deployed", &place, "the first"]);
+    api.wait_until("the deployment", |api| api.accepted().len() > answers);
+    expect_all(&api.accepted()[answers], &["deployed", &place, "the first"]);
     assert_eq!(api.accepted().len(), answers + 1, "{:#?}", api.accepted());
     api.says(OPERATOR, "/show 99");
     expect_all(&api.wait_for_words("there is no deployment 99"), &["⚠️"]);

@@ -169,6 +169,12 @@ async fn no_error_and_no_log_shows_the_token() -> Done {
             assert!(!matches!(verdict, Verdict::Accepted(_)), "{verdict:?}");
             said.push(format!("{verdict:?}"));
         }
+        for fault in [Fault::Hangup, Fault::NotJson, Fault::BadRequest("no")] {
+            api.faults([fault.clone(), fault.clone(), fault]);
+            said.push(format!("{:?}", client.edit(CHAT, 2, &message, &[]).await));
+            said.push(format!("{:?}", client.delete(CHAT, 2).await));
+            said.push(format!("{:?}", client.send_file("a.log", b"x".to_vec(), None).await));
+        }
         said.push(format!("{:?}", client.send(&message, Manner::default()).await));
         api.stop();
         said.push(format!("{:?}", client.send(&message, Manner::default()).await));
