@@ -59,6 +59,8 @@ struct Estate {
     state: State,
     /// The public addresses, in the order of their sockets.
     listens: Vec<SocketAddr>,
+    /// What is in flight, until the first report comes.
+    report: Report,
 }
 
 /// What a new gate received.
@@ -69,6 +71,7 @@ pub(super) struct Taken {
     lock: File,
     control: UnixListener,
     pub(super) listeners: BTreeMap<SocketAddr, TcpListener>,
+    pub(super) report: Report,
     stream: UnixStream,
 }
 
@@ -82,7 +85,8 @@ pub(super) async fn give(control: &Control, mut stream: UnixStream, request: &Ha
     tracing::info!("handing over to process {} (refit {})", request.pid, request.program);
     let listeners = gate.listeners();
     let listens = listeners.iter().map(|(address, _)| *address).collect();
-    let estate = Estate { pid: std::process::id(), state: gate.state(), listens };
+    let report = Report { number: 0, loads: gate.loads(), connections: gate.floor.connections.now() };
+    let estate = Estate { pid: std::process::id(), state: gate.state(), listens, report };
     let mut files = vec![control.lock.as_fd(), control.listener.as_fd()];
     files.extend(listeners.iter().map(|(_, listener)| listener.as_fd()));
     send(&stream, &serde_json::to_vec(&estate).map_err(io::Error::other)?, &files).await?;
@@ -163,7 +167,7 @@ pub(super) async fn take(socket: &Path) -> io::Result<Taken> {
         listeners.insert(address, TcpListener::from_std(listener)?);
     }
     let control = UnixListener::from_std(control)?;
-    Ok(Taken { pid: estate.pid, state: estate.state, lock, control, listeners, stream })
+    Ok(Taken { pid: estate.pid, state: estate.state, lock, control, listeners, report: estate.report, stream })
 }
 
 /// The new gate serves: tells the old one, and from now on what changes. Ends with the old one.

@@ -166,11 +166,6 @@ impl Gate {
 
     /// The right to change something.
     async fn turn(&self) -> Answer<sync::MutexGuard<'_, ()>> {
-        let leaving = || WireError {
-            code: ErrorCode::Leaving,
-            message: "this gate is handing over to its successor".into(),
-            hint: "ask again".into(),
-        };
         if self.handing_over.load(SeqCst) {
             return Err(leaving());
         }
@@ -182,11 +177,7 @@ impl Gate {
     pub(super) async fn begin_handover(&self) -> Answer<Handing<'_>> {
         drop(self.turn().await?);
         if self.handing_over.swap(true, SeqCst) {
-            return Err(WireError {
-                code: ErrorCode::Leaving,
-                message: "this gate hands over to another one already".into(),
-                hint: "ask again".into(),
-            });
+            return Err(leaving());
         }
         Ok(Handing { gate: self, _turn: self.changing.lock().await, done: false })
     }
@@ -238,10 +229,8 @@ impl Gate {
         let mut state = self.state();
         state.routes.retain(|other| other.name != route.name);
         let mut kept = traffic.kept();
-        if let Some(side) = &spec.side
-            && kept.live.as_ref() != Some(side)
-        {
-            (kept.live, kept.since) = (Some(side.clone()), Some(since));
+        if let Some(side) = &spec.side {
+            kept.switch(side, since);
         }
         state.routes.push(KeptRoute::new(route.spec(), kept));
         let kept = self.store(&state).await;
@@ -325,11 +314,7 @@ impl Gate {
             });
         }
         let since = Timestamp::now();
-        let state = self.state_with(&route.name, |kept| {
-            if kept.kept.live.as_ref() != Some(&request.side) {
-                (kept.kept.live, kept.kept.since) = (Some(request.side.clone()), Some(since));
-            }
-        });
+        let state = self.state_with(&route.name, |kept| kept.kept.switch(&request.side, since));
         let kept = self.store(&state).await;
         let replaced = route.traffic.switch(&request.side, since, request.drain);
         self.tell_leaving().await;
@@ -426,6 +411,10 @@ impl Gate {
         loop {
             let here = sides.iter().fold(InFlight::default(), |sum, side| add(sum, side.in_flight()));
             let left = add(here, self.predecessors.load(&route.name, &request.side));
+            if self.floor.is_leaving() && self.handing_over.load(SeqCst) {
+                // The successor counts what is here and what is there.
+                return Err(leaving());
+            }
             let over = |ms: u64| from.elapsed() >= Duration::from_millis(ms);
             let wait =
                 left.requests > 0 && !over(bounds.requests_ms) || left.websockets > 0 && !over(bounds.websockets_ms);
@@ -525,6 +514,14 @@ impl Gate {
                 }
             });
         }
+    }
+}
+
+fn leaving() -> WireError {
+    WireError {
+        code: ErrorCode::Leaving,
+        message: "this gate hands over to another one".into(),
+        hint: "ask again".into(),
     }
 }
 

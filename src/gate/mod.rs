@@ -6,6 +6,7 @@
 //! - `front` accepts connections on the public sockets and feeds them to pingora, through `stream`, which bounds what a client may send before
 //!   its request is whole.
 //! - `proxy` is one request's way: `table` finds its route, `traffic` says where that goes now, `side` counts it there until its answer is sent.
+//! - `upgrade` connects for requests that ask for another protocol, such as WebSockets.
 //! - `hold` is where requests wait while the app is away, `pages` what the gate answers by itself, `forward` what the app is told about its client.
 //! - `house` carries out the verbs that `control` reads; `state` keeps what must outlive the process.
 //! - `handover` lets a new gate take the sockets of an old one; `predecessors` is what the new one knows of those that are still finishing.
@@ -28,6 +29,7 @@ mod state;
 mod stream;
 mod table;
 mod traffic;
+mod upgrade;
 pub mod wire;
 
 use std::{
@@ -50,7 +52,6 @@ pub use state::StateError;
 use control::Control;
 use front::{Connections, Floor};
 use house::Gate;
-use predecessors::Report;
 
 use crate::server::{socket::Socket, throttle::Throttle};
 
@@ -191,9 +192,10 @@ async fn take_over(
     let action = format!("taking over from the gate on {}", settings.socket.display());
     let mut taken = handover::take(&settings.socket).await.map_err(io_error(action))?;
     gate.restore(&taken.state, std::mem::take(&mut taken.listeners));
+    let report = std::mem::take(&mut taken.report);
     let (pid, stream, listener, lock) = taken.into_parts();
     // Before any change can be asked for, so that the old gate hears of all of them.
-    let old = gate.predecessors.enter(pid, Report::default());
+    let old = gate.predecessors.enter(pid, report);
     let gate = gate.clone();
     tokio::spawn(async move {
         if let Err(error) = handover::succeed(&gate, pid, stream, old).await {

@@ -40,6 +40,7 @@ use super::{
     stream::{ClientStream, REST},
     table::{Route, Table},
     traffic::Entry,
+    upgrade,
     wire::{Limits, Protocol},
 };
 
@@ -47,7 +48,16 @@ use super::{
 const POOLED: Duration = Duration::from_secs(1);
 
 /// One try to connect.
-const CONNECT: Duration = Duration::from_secs(3);
+pub(super) const CONNECT: Duration = Duration::from_secs(3);
+
+/// A body of at most this size is there at once.
+const SMALL_BODY: u64 = 64 * 1024;
+
+/// How long an app may be silent to a request with a larger one, at least; pingora's clock runs while the body arrives.
+const UPLOAD: Duration = Duration::from_secs(3600);
+
+/// The bit of a connection's group that keeps upgraded ones apart.
+const APART: u64 = 1 << 63;
 
 /// Pauses between tries to connect: the first, and the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(5);
@@ -170,6 +180,16 @@ fn limit_client(session: &mut Session, limits: &Limits) {
     session.set_write_timeout(patience);
 }
 
+/// Whether the request has a body that may take long to arrive. The app is silent all that time, and rightly so.
+fn uploads(request: &RequestHeader) -> bool {
+    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<u64>().ok());
+    match length {
+        Some(length) => length > SMALL_BODY,
+        // Over HTTP/2 a body needs neither; those without one are small anyway.
+        None => request.headers.contains_key(header::TRANSFER_ENCODING) || request.version == Version::HTTP_2,
+    }
+}
+
 fn peer(route: &Route, ticket: &Ticket, request: &RequestHeader) -> HttpPeer {
     let side = ticket.side();
     let mut peer = HttpPeer::new(side.upstream, false, String::new());
@@ -179,8 +199,14 @@ fn peer(route: &Route, ticket: &Ticket, request: &RequestHeader) -> HttpPeer {
     options.connection_timeout = Some(CONNECT);
     options.idle_timeout = Some(POOLED);
     let patience = if upgrade { None } else { silence(route.limits.app_silence_ms) };
-    options.read_timeout = patience;
     options.write_timeout = patience;
+    options.read_timeout = if uploads(request) { patience.map(|p| p.max(UPLOAD)) } else { patience };
+    if upgrade && route.protocol == Protocol::Http1 {
+        options.custom_l4 = Some(upgrade::Connector::shared());
+        // Apart from other requests' connections, of which none may be used for this.
+        peer.group_key = side.key | APART;
+    }
+    let options = &mut peer.options;
     match route.protocol {
         Protocol::H2c => {
             options.alpn = ALPN::H2;

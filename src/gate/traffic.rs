@@ -75,10 +75,28 @@ pub(super) struct Kept {
     pub(super) live: Option<wire::Side>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<Timestamp>,
+    /// Those that were live before, the newest first, so that they are still known by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) retired: Vec<wire::Side>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) paused: Option<Paused>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) maintenance: Option<Page>,
+}
+
+impl Kept {
+    /// As [`Traffic::switch`] will leave it.
+    pub(super) fn switch(&mut self, side: &wire::Side, since: Timestamp) {
+        if self.live.as_ref() == Some(side) {
+            return;
+        }
+        self.retired.retain(|retired| retired != side);
+        if let Some(before) = self.live.replace(side.clone()) {
+            self.retired.insert(0, before);
+            self.retired.truncate(REMEMBERED);
+        }
+        self.since = Some(since);
+    }
 }
 
 /// What a new request finds.
@@ -189,6 +207,7 @@ impl Traffic {
         Kept {
             live: now.live.as_ref().map(|live| live.side.named()),
             since: now.live.as_ref().map(|live| live.since),
+            retired: now.retired.iter().map(|retired| retired.live.side.named()).collect(),
             paused: now.paused,
             maintenance: now.maintenance.as_deref().cloned(),
         }
@@ -196,6 +215,7 @@ impl Traffic {
 
     /// Becomes what was kept. A side that is unchanged stays the same one.
     pub(super) fn become_kept(&self, kept: &Kept) {
+        self.recall(kept);
         if let Some(side) = &kept.live {
             let since = kept.since.unwrap_or_else(Timestamp::now);
             self.switch(side, since, DrainBounds::default());
@@ -205,6 +225,18 @@ impl Traffic {
             Some(paused) => self.pause(paused),
             None => {
                 self.resume(None);
+            }
+        }
+    }
+
+    /// Learns of sides that were live in another gate.
+    fn recall(&self, kept: &Kept) {
+        let mut now = self.write();
+        for side in &kept.retired {
+            let known = now.live.iter().chain(now.retired.iter().map(|retired| &retired.live));
+            if now.retired.len() < REMEMBERED && !known.into_iter().any(|live| live.side.is(side)) {
+                let live = Live { side: Side::new(side), since: kept.since.unwrap_or_else(Timestamp::now) };
+                now.retired.push_back(Retired { live, at: Instant::now(), bounds: DrainBounds::default() });
             }
         }
     }
@@ -369,7 +401,12 @@ mod tests {
     #[test]
     fn what_is_kept_comes_back() {
         let traffic = Traffic::default();
-        switch(&traffic, "7");
+        switch(&traffic, "6");
+        let mut planned = traffic.kept();
+        let since = Timestamp::now();
+        planned.switch(&side("7"), since);
+        traffic.switch(&side("7"), since, DrainBounds::default());
+        assert_eq!(traffic.kept(), planned);
         traffic.pause(Paused::from_now(HoldBounds::default()));
         traffic.maintain(Some(Page { message: Some("soon".into()), retry_after: 9 }));
         let kept = traffic.kept();
@@ -377,6 +414,7 @@ mod tests {
         let again = Traffic::default();
         again.become_kept(&serde_json::from_str(&text).unwrap());
         assert_eq!(again.kept(), kept);
+        assert_eq!(again.sides("6").len(), 1);
         let live = again.live().unwrap();
         again.become_kept(&kept);
         assert!(Arc::ptr_eq(&live, &again.live().unwrap()), "the same side stays the same");
