@@ -91,10 +91,13 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
 
 /// Both sets have to be known before anything is stopped.
 fn exchange(progress: &Progress) -> Result<Option<Exchange>, StageFailure> {
+    let parts = progress.parts.clone();
     match (progress.restore.clone(), progress.fresh.clone()) {
         (None, _) => Ok(None),
-        (Some(back), Some(forward)) => Ok(Some(Exchange { back, forward })),
-        (Some(_), None) => Err(StageFailure::failed("the data as it is now was not backed up")),
+        (Some(back), forward) if forward.is_some() || progress.without_backup => {
+            Ok(Some(Exchange { back, forward, parts, check: progress.only_data }))
+        }
+        (Some(_), _) => Err(StageFailure::failed("the data as it is now was not backed up")),
     }
 }
 
@@ -105,6 +108,8 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     if step.job.cancel.is_cancelled() {
         return Err(StageFailure::cancelled());
     }
+    // Before anything stops: users are not to wait for it.
+    runtime.keep_up(&candidate, false).await?;
     let gap = Instant::now();
     if let Some(previous) = &input.previous {
         step.job.log.line(format!("stopping deployment {}", previous.deployment));
@@ -113,7 +118,6 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     if let Some(data) = &input.data {
         exchange::back(step, data).await?;
     }
-    runtime.keep_up(&candidate, false).await?;
     step.job.log.line(format!("starting {}", candidate.name));
     let started = Instant::now();
     runtime.start(&candidate).await?;
@@ -224,6 +228,10 @@ async fn start_again(step: &Step, environment: &Environment, previous: &Previous
         _ => previous.instance.clone(),
     };
     runtime.start(&instance).await?;
+    // A rollback to what is live had taken it away from this very instance.
+    if let Err(error) = runtime.keep_up(&instance, true).await {
+        step.job.log.line(format!("warning: {} is not started again by itself when it ends: {error}", instance.name));
+    }
     Ok(instance)
 }
 
