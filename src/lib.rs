@@ -14,6 +14,7 @@ pub mod data;
 pub mod exec;
 pub mod fault;
 pub mod files;
+pub mod gate;
 pub mod git;
 pub mod log;
 pub mod migrate;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::gate::args::GateArgs;
 use crate::model::Status;
 
 const TEACH: &str = "\
@@ -232,6 +233,16 @@ pub enum Command {
         after_help = "Example:\n  refit telegram chats    # after you have written to the bot\n  refit telegram test"
     )]
     Telegram(TelegramArgs),
+
+    /// Run the gate: the proxy that owns the public ports and switches between versions without dropping a request
+    ///
+    /// Runs in the foreground until SIGTERM. It keeps its routes on disk and serves at once what was live when it starts again. With --take-over a new
+    /// gate replaces the running one: the sockets are handed over, so no connection is refused meanwhile. The commands ask a running gate.
+    #[command(
+        after_help = "Example:\n  refit gate --state-dir /srv/gate\n  refit gate route shop/production --listen 0.0.0.0:8000 --to \
+                      42=127.0.0.1:49152\n  refit gate status\n  refit gate --take-over    # after an upgrade of refit"
+    )]
+    Gate(Box<GateArgs>),
 
     /// Print a completion script for a shell
     ///

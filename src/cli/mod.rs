@@ -29,6 +29,7 @@ mod deploy;
 mod doctor;
 mod error;
 mod follow;
+mod gate;
 mod hands;
 mod history;
 mod hook;
@@ -69,7 +70,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         return crate::runtime::process::supervisor::run(dir).into();
     }
     let context = Context::new(&cli.global);
-    let usual = if matches!(cli.command, Command::Serve) { "info" } else { "warn" };
+    let usual = match &cli.command {
+        Command::Serve => "info",
+        // Whatever a stranger sends is worth a line to pingora; the gate has its own words for what matters.
+        Command::Gate(args) if args.command.is_none() => "info,pingora_core=off,pingora_proxy=off",
+        _ => "warn",
+    };
     logging::install(cli.global.verbose, usual, context.live && context.paint_errors.is_on());
     // Fails only if a provider is installed already, which is as good.
     let _ = rustls::crypto::ring::default_provider().install_default();
@@ -107,11 +113,21 @@ fn told_by_clap(error: &clap::Error) -> ExitCode {
 }
 
 fn run(context: &Context, command: Command) -> Result<u8> {
-    let runtime = tokio::runtime::Runtime::new().map_err(|e| CliError::io("starting the runtime", e))?;
+    let runtime = make_runtime(&command).map_err(|e| CliError::io("starting the runtime", e))?;
     let code = runtime.block_on(Box::pin(dispatch(context, command)));
     // What is still running (a stopped follower's connection, a read of standard input) ends with the process.
     runtime.shutdown_background();
     code
+}
+
+fn make_runtime(command: &Command) -> io::Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Command::Gate(args) = command
+        && let Some(threads) = args.run.threads
+    {
+        builder.worker_threads(usize::from(threads));
+    }
+    builder.enable_all().build()
 }
 
 /// The exit code of a command that did its work.
@@ -140,6 +156,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Report(args) => report::run(context, &args).await,
         Command::Telegram(args) => Box::pin(telegram::run(context, args.command)).await,
         Command::Hook(args) => hook::run(context, args.command).await,
+        Command::Gate(args) => Box::pin(gate::run(context, *args)).await,
         Command::Completions { shell } => completions::run(context, shell),
         // Handled before there was a runtime.
         Command::Supervise { .. } => Ok(exit::OK),

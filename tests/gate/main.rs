@@ -1,0 +1,18 @@
+//! The gate as a process, between real sockets: what goes through it, and what does not break while it switches, holds, drains and is replaced.
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, helpers too"
+)]
+
+mod backend;
+mod clients;
+mod commands;
+mod handover;
+mod load;
+mod routes;
+mod support;
+mod waiting;
