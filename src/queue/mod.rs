@@ -4,8 +4,8 @@
 //!
 //! - one *inbox writer* turns many waiting deliveries into one commit ([`inbox`]);
 //! - one *settler* reads what the inbox holds and queues a deployment for each environment that follows the branch;
-//! - one *worker* an environment runs what waits there, one at a time, the newest first (older ones are superseded when a newer one is
-//!   queued). It owns the environment's state: a cancel request is a message to it.
+//! - one *worker* an environment runs what waits there, one at a time (older ones are superseded when a newer one is queued, but a push
+//!   does not take the place of what a person asked for: it comes after that). It owns the environment's state: a cancel request is a message to it.
 //!
 //! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
 //! old logs and deliveries are tidied away ([`housekeeping`]).

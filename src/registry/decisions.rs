@@ -173,16 +173,10 @@ impl Registry {
 
     /// The newest stuck deployment of an environment that nobody has looked at: it stops automatic deployments.
     pub async fn unresolved(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
-        let id: Option<i64> = sqlx::query_scalar(
+        const UNRESOLVED: &str =
             "SELECT max(id) FROM deployments AS d WHERE app = ? AND environment = ? AND status = 'stuck'
-             AND NOT EXISTS (SELECT 1 FROM resolutions AS r WHERE r.deployment = d.id)",
-        )
-        .bind(key.app.as_str())
-        .bind(key.environment.as_str())
-        .fetch_one(&self.read)
-        .await
-        .map_err(query("read deployments"))?;
-        Ok(id.map(DeploymentId))
+             AND NOT EXISTS (SELECT 1 FROM resolutions AS r WHERE r.deployment = d.id)";
+        self.one_of(key, UNRESOLVED).await
     }
 
     /// How many deployments of these environments of an app were resolved so far.

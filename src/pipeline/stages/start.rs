@@ -105,6 +105,8 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     if step.job.cancel.is_cancelled() {
         return Err(StageFailure::cancelled());
     }
+    // Before anything stops: users are not to wait for it.
+    runtime.keep_up(&candidate, false).await?;
     let gap = Instant::now();
     if let Some(previous) = &input.previous {
         step.job.log.line(format!("stopping deployment {}", previous.deployment));
@@ -113,7 +115,6 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     if let Some(data) = &input.data {
         exchange::back(step, data).await?;
     }
-    runtime.keep_up(&candidate, false).await?;
     step.job.log.line(format!("starting {}", candidate.name));
     let started = Instant::now();
     runtime.start(&candidate).await?;
@@ -224,6 +225,10 @@ async fn start_again(step: &Step, environment: &Environment, previous: &Previous
         _ => previous.instance.clone(),
     };
     runtime.start(&instance).await?;
+    // A rollback to what is live had taken it away from this very instance.
+    if let Err(error) = runtime.keep_up(&instance, true).await {
+        step.job.log.line(format!("warning: {} is not started again by itself when it ends: {error}", instance.name));
+    }
     Ok(instance)
 }
 
