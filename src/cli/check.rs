@@ -77,6 +77,7 @@ impl EnvironmentPlan {
     fn of(environment: &Environment, webhook: bool) -> Self {
         let strategy = match environment.start.strategy {
             Strategy::Recreate => "recreate",
+            Strategy::BlueGreen => "blue-green",
         };
         Self {
             app: environment.key.app.to_string(),

@@ -4,18 +4,20 @@
 //!   what becomes of one whose process died, and then drives it with the same code; [`orphans`] finds what no journal tells of.
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
 //! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves.
+//! - [`traffic`] says who gets the requests, where the gate owns the public port.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
 //! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
 use crate::{
     config::{Config, Environment, RuntimeKind},
     fault::Faults,
+    gate::keeper::Keeper,
     git::Mirror,
     registry::Registry,
     runtime::{ContainerExec, Runtime},
@@ -32,6 +34,7 @@ pub mod recover;
 pub mod run;
 pub mod stages;
 pub mod state;
+pub mod traffic;
 
 /// The runtimes of this machine.
 #[derive(Debug, Clone)]
@@ -61,12 +64,22 @@ pub struct World {
     pub ticks: watch::Sender<u64>,
     /// Faults that a test ordered.
     pub faults: Faults,
+    /// Who owns the public ports of the apps that are behind it.
+    pub gate: Keeper,
     http: reqwest::Client,
 }
 
 impl World {
     pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes, faults: Faults) -> Self {
-        Self { config, registry, runtimes, ticks: watch::Sender::new(0), faults, http: checks::client() }
+        let gate = Keeper::new(&config.server.state_dir, None);
+        Self { config, registry, runtimes, ticks: watch::Sender::new(0), faults, gate, http: checks::client() }
+    }
+
+    /// With this binary, which the gate is started from.
+    #[must_use]
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.gate = Keeper::new(&self.config.server.state_dir, Some(program));
+        self
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {
