@@ -22,7 +22,7 @@ mod reply;
 pub mod socket;
 mod status;
 mod stream;
-mod throttle;
+pub(crate) mod throttle;
 mod verbs;
 pub mod wire;
 

@@ -107,6 +107,11 @@ impl Socket {
         Ok(Self { listener, path: path.to_owned(), inode })
     }
 
+    /// The bare socket, for a protocol of its own. Its file stays; the next one that binds replaces it.
+    pub(crate) fn into_listener(self) -> UnixListener {
+        self.listener
+    }
+
     /// Serves until `shutdown`.
     pub async fn serve(self, verbs: SharedVerbs, config: Arc<Config>, shutdown: CancellationToken) {
         let Self { listener, path, inode } = self;

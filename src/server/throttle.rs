@@ -10,7 +10,7 @@ const LINES: u32 = 20;
 
 /// Lets [`LINES`] lines pass each [`PERIOD`]; the first of the next period says how many were left out.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub(crate) struct Throttle {
     window: Mutex<Option<Window>>,
 }
 
@@ -22,7 +22,7 @@ struct Window {
 
 impl Throttle {
     /// Logs what `line` makes, or only counts it. The text must hold no secret.
-    pub(super) fn warn(&self, line: impl FnOnce() -> String) {
+    pub(crate) fn warn(&self, line: impl FnOnce() -> String) {
         if let Some(left_out) = self.admit(Instant::now()) {
             let line = line();
             if left_out == 0 {
