@@ -5,7 +5,10 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use super::{World, kept, stages::StageFailure};
+use super::{
+    World, kept,
+    stages::{StageFailure, Step},
+};
 use crate::{
     config::{BehindGate, Environment, RuntimeKind},
     gate::{
@@ -83,21 +86,37 @@ pub async fn close(world: &World, key: &EnvironmentKey) -> Result<(), StageFailu
     }
 }
 
-/// Waits until a version that was replaced has answered what it had begun, within its bounds. What is left then, for the log.
+/// Who waits while a version that is to be stopped answers what it had begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Meanwhile {
+    /// Another version answers: there is time.
+    Served,
+    /// New requests are held, so this may take half of what they wait, and WebSockets, which seldom end by themselves, none of it.
+    Held,
+}
+
+/// Waits until a version has answered what it had begun, within its bounds; what is left then is told in the log.
 pub async fn drain(
-    world: &World,
-    key: &EnvironmentKey,
+    step: &Step,
     behind: BehindGate,
-    replaced: DeploymentId,
-) -> Result<Option<String>, StageFailure> {
-    let bounds = DrainBounds { requests_ms: ms(behind.drain), websockets_ms: ms(behind.drain_websockets) };
-    match world.gate.up().await?.drain(&key.to_string(), &replaced.to_string(), Some(bounds)).await {
-        Ok(drained) if drained.is_empty() => Ok(None),
-        Ok(drained) => Ok(Some(format!(
-            "{} requests and {} WebSockets of deployment {replaced} were not over after {} ms and are cut off",
-            drained.left.requests, drained.left.websockets, drained.waited_ms
-        ))),
-        Err(error) if matches!(error.code(), Some(ErrorCode::UnknownRoute | ErrorCode::UnknownSide)) => Ok(None),
+    leaving: DeploymentId,
+    meanwhile: Meanwhile,
+) -> Result<(), StageFailure> {
+    let bounds = match meanwhile {
+        Meanwhile::Served => DrainBounds { requests_ms: ms(behind.drain), websockets_ms: ms(behind.drain_websockets) },
+        Meanwhile::Held => DrainBounds { requests_ms: ms(behind.drain.min(behind.hold / 2)), websockets_ms: 0 },
+    };
+    let name = step.environment.key.to_string();
+    match step.world.gate.up().await?.drain(&name, &leaving.to_string(), Some(bounds)).await {
+        Ok(drained) if drained.is_empty() => Ok(()),
+        Ok(drained) => {
+            step.job.log.line(format!(
+                "{} requests and {} WebSockets of deployment {leaving} were not over after {} ms and are cut off",
+                drained.left.requests, drained.left.websockets, drained.waited_ms
+            ));
+            Ok(())
+        }
+        Err(error) if matches!(error.code(), Some(ErrorCode::UnknownRoute | ErrorCode::UnknownSide)) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }

@@ -65,7 +65,7 @@ fn versions_come_and_go_unseen(site: Site) {
         is_live(&site, id);
     }
     for (target, id, page) in [("3", 3, "three"), ("4", 4, "four"), ("1", 1, "one")] {
-        site.refit(&["rollback", "--to", target, "--reason", "to try it"]).expect(0);
+        site.refit(&["rollback", "--to", target, "--reason", "to try it", "--force"]).expect(0);
         is_live(&site, id);
         site.expect_page(page);
     }
@@ -106,7 +106,7 @@ fn a_version_that_fails_with_the_traffic_gives_it_back() {
     live(&site, &["one"]);
     let load = Load::on(site.port);
     // Its start page goes a moment after it has the traffic.
-    let script = "(sleep 3; rm www/health www/index.html; mkdir www/index.html) &\n\
+    let script = "(sleep 3; rm -r www) &\n\
                   exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n";
     site.write("run.sh", script);
     site.version("sick");
@@ -130,7 +130,7 @@ fn requests_wait_while_versions_replace_each_other() {
         live(&site, &[version]);
         is_live(&site, id);
     }
-    site.refit(&["rollback", "--reason", "to try it"]).expect(0);
+    site.refit(&["rollback", "--reason", "to try it", "--force"]).expect(0);
     is_live(&site, 2);
     site.write("run.sh", "exit 1\n");
     site.push("dead");
@@ -150,10 +150,10 @@ fn the_port_changes_hands(site: Site) {
     site.push("dead");
     site.deploy(3);
     is_live(&site, 2);
-    site.refit(&["rollback", "--to", "1", "--reason", "to try it"]).expect(0);
+    site.refit(&["rollback", "--to", "1", "--reason", "to try it", "--force"]).expect(0);
     site.expect_page("one");
     assert_eq!(status(&site)["routes"], json!([]), "the app has its port itself");
-    site.refit(&["rollback", "--undo", "--reason", "to try it"]).expect(0);
+    site.refit(&["rollback", "--undo", "--reason", "to try it", "--force"]).expect(0);
     site.expect_page("two");
     is_live(&site, 2);
 }

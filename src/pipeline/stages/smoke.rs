@@ -9,7 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step, start::Previous, within};
 use crate::{
-    pipeline::{checks, journal::FailureKind, traffic},
+    pipeline::{
+        checks,
+        journal::FailureKind,
+        traffic::{self, Meanwhile},
+    },
     runtime::{Instance, InstanceState, Job},
 };
 
@@ -64,10 +68,8 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
 async fn retire(step: &Step, previous: &Previous) {
     let (world, start) = (&step.world, &step.environment.start);
     let work = async {
-        if let Some(behind) = start.gate
-            && let Some(left) = traffic::drain(world, &step.environment.key, behind, previous.deployment).await?
-        {
-            step.job.log.line(left);
+        if let Some(behind) = start.gate {
+            traffic::drain(step, behind, previous.deployment, Meanwhile::Served).await?;
         }
         Ok::<_, StageFailure>(world.runtimes.of(previous.runtime).stop(&previous.instance, start.stop_timeout).await?)
     };

@@ -26,7 +26,7 @@ use crate::{
     pipeline::{
         health, kept,
         state::{self, Before, Held},
-        traffic,
+        traffic::{self, Meanwhile},
     },
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
 };
@@ -137,7 +137,10 @@ async fn in_its_place(step: &Step, input: &Input, candidate: Instance) -> Result
     let gap = Instant::now();
     if let Some(previous) = &input.previous {
         match environment.start.gate {
-            Some(behind) if previous.gated => traffic::hold(world, &environment.key, behind, patience(step)).await?,
+            Some(behind) if previous.gated => {
+                traffic::hold(world, &environment.key, behind, patience(step)).await?;
+                traffic::drain(step, behind, previous.deployment, Meanwhile::Held).await?;
+            }
             None if previous.gated => traffic::close(world, &environment.key).await?,
             _ => {}
         }
@@ -265,10 +268,17 @@ async fn switch_back(
     if previous.gated && !exchanged && !itself && health::answers(back, &previous.instance).await {
         traffic::open(world, environment, &previous.instance).await?;
         step.job.log.line(format!("deployment {} has the traffic again", previous.deployment));
+        // What the candidate had begun may well end well: nobody waits for it to go.
+        if let Some(behind) = step.environment.start.gate {
+            traffic::drain(step, behind, candidate.deployment, Meanwhile::Served).await?;
+        }
         return Ok(Some(previous.instance.clone()));
     }
     match (environment.start.gate, step.environment.start.gate) {
-        (Some(behind), _) if previous.gated => traffic::hold(world, &environment.key, behind, patience(back)).await?,
+        (Some(behind), _) if previous.gated => {
+            traffic::hold(world, &environment.key, behind, patience(back)).await?;
+            traffic::drain(step, behind, candidate.deployment, Meanwhile::Held).await?;
+        }
         (None, Some(_)) => traffic::close(world, &environment.key).await?,
         _ => {}
     }
