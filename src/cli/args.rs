@@ -61,7 +61,9 @@ pub enum Command {
     /// Self-contained and offline. Makes a small web app in a temporary directory, starts a daemon, pushes four versions through the real
     /// hook and a signed webhook, shows after each what users see, and removes everything again. Uses Docker if it is there, else plain
     /// processes. Exits with 0 if every push ended as it should.
-    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around\n  refit demo --chat    # with what Telegram would show")]
+    #[command(
+        after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around\n  refit demo --chat    # with what Telegram would show"
+    )]
     Demo(DemoArgs),
 
     /// Write a pipeline.toml for the repository in this directory
@@ -183,7 +185,9 @@ pub enum Command {
     /// For environments with `files` in `[migrate]`. A deployment applies what is pending by itself; by hand is for looking, for getting out of
     /// trouble, and for what must not wait for a deployment. The files are those of the branch's tip, or of --commit. Up, down and redo work here and now,
     /// and need the daemon to be stopped.
-    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes")]
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes"
+    )]
     Migrate(MigrateArgs),
 
     /// Show what is live in each environment, and what happens now
@@ -625,7 +629,9 @@ pub enum MigrateCommand {
     /// Show each migration: applied, pending, edited, missing or dirty
     ///
     /// Asks the database and reads the files of a commit; changes nothing.
-    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json")]
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json"
+    )]
     Status(MigrateStatusArgs),
     /// Apply what is pending
     ///

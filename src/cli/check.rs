@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     config::{
-        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools, Probe,
-        Strategy, TestPlace,
+        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools,
+        Probe, Strategy, TestPlace,
     },
     model::Stage,
 };
@@ -80,6 +80,7 @@ impl EnvironmentPlan {
     fn of(environment: &Environment, webhook: bool) -> Self {
         let strategy = match environment.start.strategy {
             Strategy::Recreate => "recreate",
+            Strategy::BlueGreen => "blue-green",
         };
         Self {
             app: environment.key.app.to_string(),

@@ -60,6 +60,9 @@ env = {}
 secrets = {}
 init = false
 stop_timeout = "30s"
+drain = "30s"
+drain_websockets = "60s"
+hold = "30s"
 
 ["start.log"]
 max_size = "100m"

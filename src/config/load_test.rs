@@ -265,7 +265,7 @@ helth = { path = "/" }
 [environments.dev.smoke]
 bake = 10
 [start]
-strategy = "blue-green"
+strategy = "bluegreen"
 memory = "lots"
 [start.env]
 "A-B" = "x"

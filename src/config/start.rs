@@ -4,7 +4,7 @@ use super::{
     read::Reader,
     stages::environment_and_secrets,
     tree::{Kind, Value},
-    types::{Health, LogRotation, Probe, RuntimeKind, Start, Strategy},
+    types::{BehindGate, Health, LogRotation, Probe, RuntimeKind, Start, Strategy},
     values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, duration_or_zero, integer, quoted},
 };
 
@@ -26,10 +26,12 @@ pub(super) fn start(table: &Reader<'_>, port: Option<u16>) -> Start {
         }
     }
     let (env, secrets) = environment_and_secrets(table);
+    let strategy = table.read("strategy", strategy).unwrap_or(Strategy::Recreate);
+    let gate = behind_gate(table, strategy, runtime, port);
     let log = table.child("log", "start.log");
     Start {
         runtime,
-        strategy: table.read("strategy", strategy).unwrap_or(Strategy::Recreate),
+        strategy,
         container_port,
         networks: table.list("networks", docker_name),
         volumes: table.list("volumes", values::volume(table.dir)),
@@ -49,7 +51,40 @@ pub(super) fn start(table: &Reader<'_>, port: Option<u16>) -> Start {
             max_file: log.get("max_file", integer(1..=1000)),
         },
         health: health(&table.child("health", "start.health"), runtime, port, container_port),
+        gate,
     }
+}
+
+/// Two versions at once need the gate, and what is not the same place for both.
+fn behind_gate(table: &Reader<'_>, strategy: Strategy, runtime: RuntimeKind, port: Option<u16>) -> Option<BehindGate> {
+    let wanted = table.read("gate", boolean).unwrap_or(strategy == Strategy::BlueGreen);
+    let settings = BehindGate {
+        drain: table.get("drain", duration_or_zero),
+        drain_websockets: table.get("drain_websockets", duration_or_zero),
+        hold: table.get("hold", duration),
+    };
+    let key = if table.has("gate") { "gate" } else { "strategy" };
+    let complain = |what: &str, help: &str| table.complain(key, Complaint::new(what).help(help));
+    if !wanted {
+        if strategy == Strategy::BlueGreen {
+            complain("two versions side by side need the gate", "leave `gate` out, or use `strategy = \"recreate\"`");
+        }
+        return None;
+    }
+    if port.is_none() {
+        complain("the gate serves a port, and the app has none", "add `port` to the environment, or leave this out");
+    }
+    if runtime == RuntimeKind::Docker && table.list("networks", docker_name).iter().any(|name| name == "host") {
+        complain(
+            "in the network `host` two versions would use the same port, and so would the gate",
+            "use another network, or `strategy = \"recreate\"` without `gate`",
+        );
+    }
+    if runtime == RuntimeKind::Process && table.has("container_port") {
+        let help = "remove `container_port`; the app is told its port in the variable PORT";
+        complain("behind the gate each version of a process has a port of its own", help);
+    }
+    Some(settings)
 }
 
 fn runtime(value: &Value) -> Parsed<RuntimeKind> {
@@ -68,10 +103,7 @@ fn runtime(value: &Value) -> Parsed<RuntimeKind> {
 }
 
 fn strategy(value: &Value) -> Parsed<Strategy> {
-    choice(&[("recreate", Some(Strategy::Recreate)), ("blue-green", None)])(value)?.ok_or_else(|| {
-        Complaint::new("this version cannot switch traffic between two versions yet")
-            .help("use \"recreate\", or leave the key out: the old version is stopped before the new one starts")
-    })
+    choice(&[("recreate", Strategy::Recreate), ("blue-green", Strategy::BlueGreen)])(value)
 }
 
 fn memory(value: &Value) -> Parsed<u64> {

@@ -368,6 +368,27 @@ pub struct Start {
     pub stop_timeout: Duration,
     pub log: LogRotation,
     pub health: Health,
+    /// The public port belongs to the gate, which passes requests on; `None`: it is the app's own.
+    #[serde(default)]
+    pub gate: Option<BehindGate>,
+}
+
+impl Start {
+    /// Whether two versions may run side by side for a while, and the traffic moves from one to the other.
+    pub fn side_by_side(&self) -> bool {
+        self.strategy == Strategy::BlueGreen && self.gate.is_some()
+    }
+}
+
+/// How an app is served behind the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BehindGate {
+    /// How long requests of the version that was replaced may take before it is stopped.
+    pub drain: Duration,
+    /// The same for WebSockets and other upgraded connections.
+    pub drain_websockets: Duration,
+    /// How long a request waits at most while nothing can answer it.
+    pub hold: Duration,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -401,6 +422,8 @@ impl RuntimeKind {
 pub enum Strategy {
     /// The old version is stopped, then the new one started.
     Recreate,
+    /// The new version comes up beside the old one, and gets the traffic when it is good. Needs the gate.
+    BlueGreen,
 }
 
 /// The app's own log, rotated by the runtime.

@@ -22,7 +22,7 @@ use crate::{
     data::LastLook,
     fault::Faults,
     model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
-    pipeline::{Runtimes, World, journal::Recorded, orphans, recover},
+    pipeline::{Runtimes, World, journal::Recorded, orphans, recover, traffic},
     queue::Queue,
     registry::{Delivery, Filter, NewDeployment, Outcome, Receipt, Registry, RegistryError},
     rollback::Check,
@@ -277,11 +277,14 @@ impl Control {
         let lock = take_lock(&config)?;
         let registry = Registry::open(&config.server.registry()).await?;
         let runtimes = runtimes(&config, &options)?;
-        let world = Arc::new(World::new(config, registry, runtimes, options.faults));
+        let world = Arc::new(World::new(config, registry, runtimes, options.faults).with_program(options.program));
         recover::recover(&world).await?;
         // After a reboot the engine starts its containers by itself; supervised processes wait for us, and so does what was stopped.
         let daemon = mode == Mode::Daemon;
         let untidy = orphans::settle_all(&world, daemon).await;
+        for environment in world.config.environments() {
+            traffic::settle(&world, environment).await?;
+        }
         let queue = Queue::start(Arc::clone(&world), daemon, &untidy);
         let lock = Arc::new(Mutex::new(Some(lock)));
         Ok(Self { world, queue, lock, hurry: CancellationToken::new(), by_hand: CancellationToken::new() })

@@ -65,6 +65,7 @@ fn environment(backups: Vec<Backup>) -> Environment {
         migrate: None,
         start: Start {
             runtime: RuntimeKind::Docker,
+            gate: None,
             strategy: Strategy::Recreate,
             container_port: None,
             networks: Vec::new(),

@@ -21,6 +21,7 @@ mod front;
 mod handover;
 mod hold;
 mod house;
+pub mod keeper;
 mod pages;
 mod predecessors;
 mod proxy;

@@ -1,7 +1,7 @@
 //! Smoke checks: one attempt, and the attempts again that a check allows.
 
 use std::{
-    net::{IpAddr, Ipv4Addr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     time::{Duration, Instant},
 };
 
@@ -33,12 +33,32 @@ pub fn client() -> reqwest::Client {
         .unwrap_or_default()
 }
 
-/// Runs a check against the public address until it passes or its retries are used up. The error is for people.
-pub async fn run(step: &Step, instance: &Instance, check: &SmokeCheck) -> Result<(), String> {
+/// How an app is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// As its users reach it.
+    Public,
+    /// Past the gate.
+    Direct(SocketAddr),
+}
+
+impl Way {
+    /// Whether a check says something about the app when it is reached this way.
+    pub fn has(self, check: &SmokeCheck) -> bool {
+        match (self, &check.kind) {
+            (Self::Public, _) | (_, SmokeKind::Exec { .. }) => true,
+            (Self::Direct(_), SmokeKind::Http { url, .. }) => url.starts_with('/'),
+            (Self::Direct(_), SmokeKind::Tcp { .. }) => false,
+        }
+    }
+}
+
+/// Runs a check until it passes or its retries are used up. The error is for people.
+pub async fn run(step: &Step, instance: &Instance, way: Way, check: &SmokeCheck) -> Result<(), String> {
     let mut attempt = 0;
     loop {
         let result = tokio::select! {
-            result = tokio::time::timeout(check.timeout, once(step, instance, check)) => {
+            result = tokio::time::timeout(check.timeout, once(step, instance, way, check)) => {
                 result.unwrap_or_else(|_| Err(format!("no answer within {:?}", check.timeout)))
             }
             () = step.job.cancel.cancelled() => return Err("cancelled".to_owned()),
@@ -56,10 +76,13 @@ pub async fn run(step: &Step, instance: &Instance, check: &SmokeCheck) -> Result
     }
 }
 
-async fn once(step: &Step, instance: &Instance, check: &SmokeCheck) -> Result<(), String> {
+async fn once(step: &Step, instance: &Instance, way: Way, check: &SmokeCheck) -> Result<(), String> {
     match &check.kind {
         SmokeKind::Http { url, status, contains, absent, json, max_latency } => {
-            let url = public_url(&step.environment, url)?;
+            let url = match way {
+                Way::Direct(address) if url.starts_with('/') => format!("http://{address}{url}"),
+                _ => public_url(&step.environment, url)?,
+            };
             let began = Instant::now();
             let answer = step.world.http().get(&url).send().await.map_err(|e| http_error(&e))?;
             let latency = began.elapsed();

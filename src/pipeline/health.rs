@@ -113,6 +113,16 @@ pub async fn now(world: &Arc<World>, environment: Arc<Environment>, instance: &I
     smoke::once(&step, instance).await.map(drop)
 }
 
+/// Whether an instance that has been live runs, never ended since it was started, and passes its probe now.
+pub async fn answers(step: &Step, instance: &Instance) -> bool {
+    let environment = &step.environment;
+    let runtime = step.world.runtime(environment);
+    let Ok((address, image_health)) = alive(runtime.as_ref(), instance).await else { return false };
+    let started = Instant::now().checked_sub(environment.start.health.settle).unwrap_or_else(Instant::now);
+    let http = step.world.http();
+    probe(runtime.as_ref(), http, environment, instance, address, image_health, started).await.is_ok()
+}
+
 fn no_word(instance: &Instance, deadline: Duration) -> StageFailure {
     StageFailure {
         kind: FailureKind::Unavailable,

@@ -5,12 +5,13 @@
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
 //! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves; [`needed`]
 //!   tells which backup sets something still goes back to.
+//! - [`traffic`] says who gets the requests, where the gate owns the public port.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
 //! [`holds`] keeps deployments and backups by hand apart. Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -18,6 +19,7 @@ use crate::{
     config::{Config, Environment, RuntimeKind},
     data::Reach,
     fault::Faults,
+    gate::keeper::Keeper,
     git::Mirror,
     registry::Registry,
     runtime::{ContainerExec, Runtime, Scratch},
@@ -36,6 +38,7 @@ pub mod recover;
 pub mod run;
 pub mod stages;
 pub mod state;
+pub mod traffic;
 
 /// The runtimes of this machine.
 #[derive(Debug, Clone)]
@@ -80,12 +83,15 @@ pub struct World {
     pub faults: Faults,
     /// Whose turn it is in each environment.
     pub holds: holds::Holds,
+    /// Who owns the public ports of the apps that are behind it.
+    pub gate: Keeper,
     http: reqwest::Client,
 }
 
 impl World {
     pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes, faults: Faults) -> Self {
         Self {
+            gate: Keeper::new(&config.server.state_dir, None),
             config,
             registry,
             runtimes,
@@ -94,6 +100,13 @@ impl World {
             holds: holds::Holds::default(),
             http: checks::client(),
         }
+    }
+
+    /// With this binary, which the gate is started from.
+    #[must_use]
+    pub fn with_program(mut self, program: PathBuf) -> Self {
+        self.gate = Keeper::new(&self.config.server.state_dir, Some(program));
+        self
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {

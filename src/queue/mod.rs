@@ -27,7 +27,7 @@ use crate::{
     pipeline::{
         World,
         journal::{Event, Phase},
-        orphans, outcome, recover, run,
+        orphans, outcome, recover, run, traffic,
     },
     registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
 };
@@ -45,6 +45,9 @@ const RECOVERY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Between two looks at an environment whose runtime could not be asked when this process began.
 const TIDY_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// Between two looks at whether the gate serves what is live.
+const GATE_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// A message to an environment's worker.
 #[derive(Debug)]
@@ -211,12 +214,17 @@ struct Worker {
 
 impl Worker {
     async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>, mut untidy: bool) {
+        let mut behind_gate = self.daemon && self.settle_gate().await;
         loop {
             let command = tokio::select! {
                 () = self.closing.cancelled() => return,
                 command = commands.recv() => command,
                 () = tokio::time::sleep(TIDY_PAUSE), if untidy => {
                     untidy = !self.tidy().await;
+                    continue;
+                }
+                () = tokio::time::sleep(GATE_PAUSE), if behind_gate => {
+                    self.settle_gate().await;
                     continue;
                 }
             };
@@ -226,9 +234,21 @@ impl Worker {
                     // What nobody recorded may have the port that the next version needs.
                     untidy = untidy && !self.tidy().await;
                     self.run_all(&mut commands).await;
+                    behind_gate = self.daemon && self.settle_gate().await;
                 }
                 Some(Command::Cancel { id, by }) => self.cancel_queued(id, &by).await,
                 Some(Command::CancelRunning { .. }) => {}
+            }
+        }
+    }
+
+    /// Whether what is live is behind the gate, which then serves it.
+    async fn settle_gate(&self) -> bool {
+        match traffic::settle(&self.world, &self.environment).await {
+            Ok(behind_gate) => behind_gate,
+            Err(error) => {
+                tracing::error!(environment = %self.environment.key, %error, "what is live cannot be read");
+                true
             }
         }
     }

@@ -20,6 +20,7 @@ mod deploy;
 mod engine_away;
 mod exits;
 mod full_disk;
+mod gate;
 mod guestbook;
 mod hostile;
 mod images;

@@ -125,6 +125,8 @@ pub struct Progress {
     pub commit: Option<CommitId>,
     pub artefact: Option<Artefact>,
     pub instance: Option<Instance>,
+    /// The version before, where it still runs beside the new one.
+    pub beside: Option<start::Previous>,
     pub backup_at: Option<jiff::Timestamp>,
 }
 
@@ -161,6 +163,8 @@ pub fn skip_reason(stage: Stage, environment: &Environment, progress: &Progress)
         Stage::Backup if environment.backups.is_empty() => Some("no [[backup]] is configured"),
         Stage::Test if environment.tests.is_empty() => Some("no [[test]] is configured"),
         Stage::Migrate if environment.migrate.is_none() => Some("no [migrate] is configured"),
+        // It stops the version before.
+        Stage::Smoke if progress.beside.is_some() => None,
         Stage::Smoke if environment.smoke.checks.is_empty() && environment.smoke.bake.is_zero() => {
             Some("no [[smoke.check]] and no bake time is configured")
         }
@@ -246,7 +250,10 @@ pub fn learn(stage: Stage, output: &Value, at: jiff::Timestamp, progress: &mut P
             progress.backup_at = progress.fresh.as_ref().map(|_| at);
         }
         Stage::Build => progress.artefact = Some(parsed(output)?),
-        Stage::Start => progress.instance = Some(parsed::<start::Output>(output)?.instance),
+        Stage::Start => {
+            let started = parsed::<start::Output>(output)?;
+            (progress.instance, progress.beside) = (Some(started.instance), started.beside);
+        }
         _ => {}
     }
     Ok(())

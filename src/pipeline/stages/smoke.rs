@@ -7,15 +7,22 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Done, Progress, StageFailure, Step, within};
+use super::{Done, Progress, StageFailure, Step, start::Previous, within};
 use crate::{
-    pipeline::{checks, journal::FailureKind},
+    pipeline::{
+        checks,
+        journal::FailureKind,
+        traffic::{self, Meanwhile},
+    },
     runtime::{Instance, InstanceState, Job},
 };
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
     pub instance: Instance,
+    /// The version before, which still runs: it is stopped when this one is trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub beside: Option<Previous>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -35,7 +42,7 @@ pub struct CheckResult {
 
 pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
     let instance = progress.instance.clone().ok_or_else(|| StageFailure::failed("nothing was started"))?;
-    Ok(Input { instance })
+    Ok(Input { instance, beside: progress.beside.clone() })
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
@@ -51,7 +58,43 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
             },
         })?;
     let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
+    if let Some(previous) = &input.beside {
+        retire(step, previous).await;
+    }
     Done::new(&Output { checks, bake_ms, rounds: rounds + 1 })
+}
+
+/// Lets the version that was replaced finish what it had begun, and stops it. The new one is live and good: trouble here is a line in the log.
+async fn retire(step: &Step, previous: &Previous) {
+    let (world, start) = (&step.world, &step.environment.start);
+    let work = async {
+        if let Some(behind) = start.gate {
+            traffic::drain(step, behind, previous.deployment, Meanwhile::Served).await?;
+        }
+        Ok::<_, StageFailure>(world.runtimes.of(previous.runtime).stop(&previous.instance, start.stop_timeout).await?)
+    };
+    match work.await {
+        Ok(()) => step.job.log.line(format!("stopped deployment {}", previous.deployment)),
+        Err(why) => {
+            step.job.log.line(format!("warning: deployment {} still runs: {}", previous.deployment, why.message))
+        }
+    }
+}
+
+/// The checks on a candidate that does not have the traffic yet: those that name a path or run a command. Those that name another address would judge
+/// something else, and come when it is live.
+pub(super) async fn directly(step: &Step, instance: &Instance) -> Result<(), StageFailure> {
+    let InstanceState::Running { address: Some(address), .. } =
+        step.world.runtime(&step.environment).inspect(instance).await?
+    else {
+        return Err(StageFailure::failed(format!("{} has no port that this host can reach", instance.name)));
+    };
+    let limit = step.environment.smoke.timeout;
+    let work = within(limit, "the smoke checks before the switch", &step.job.cancel, async |cancel| {
+        let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
+        round(&step, instance, checks::Way::Direct(address), true).await
+    });
+    while_it_runs(step, instance, work).await.map(drop)
 }
 
 /// The rounds after the first one; how many there were.
@@ -66,7 +109,7 @@ async fn bake(step: &Step, instance: &Instance, began: Instant) -> Result<u32, S
         }
         within(smoke.timeout, "a round of smoke checks", &step.job.cancel, async |cancel| {
             let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
-            round(&step, instance, false).await
+            round(&step, instance, checks::Way::Public, false).await
         })
         .await?;
         rounds += 1;
@@ -114,18 +157,23 @@ pub(in crate::pipeline) async fn once(step: &Step, instance: &Instance) -> Resul
     let limit = step.environment.smoke.timeout;
     within(limit, "the first round of smoke checks", &step.job.cancel, async |cancel| {
         let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
-        round(&step, instance, true).await
+        round(&step, instance, checks::Way::Public, true).await
     })
     .await
 }
 
 /// One pass over the instance's state and every check.
-async fn round(step: &Step, instance: &Instance, loud: bool) -> Result<Vec<CheckResult>, StageFailure> {
+async fn round(
+    step: &Step,
+    instance: &Instance,
+    way: checks::Way,
+    loud: bool,
+) -> Result<Vec<CheckResult>, StageFailure> {
     still_running(step, instance).await?;
     let mut results = Vec::new();
-    for check in &step.environment.smoke.checks {
+    for check in step.environment.smoke.checks.iter().filter(|check| way.has(check)) {
         let began = Instant::now();
-        if let Err(why) = checks::run(step, instance, check).await {
+        if let Err(why) = checks::run(step, instance, way, check).await {
             if step.job.cancel.is_cancelled() {
                 return Err(StageFailure::cancelled());
             }

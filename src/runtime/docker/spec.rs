@@ -43,7 +43,8 @@ pub(super) fn instance(spec: &CandidateSpec<'_>) -> Result<ContainerCreateBody> 
     let start = &environment.start;
     let port = start.container_port.or(environment.port);
     let mut host = host(environment, true, &start.networks)?;
-    if let (Some(public), Some(inner)) = (environment.port, port) {
+    // Behind the gate the public port is the gate's: it reaches the container by its own address.
+    if let (Some(public), Some(inner), None) = (environment.port, port, start.gate) {
         let binding = PortBinding { host_ip: Some(environment.bind.to_string()), host_port: Some(public.to_string()) };
         host.port_bindings = Some(HashMap::from([(tcp(inner), Some(vec![binding]))]));
     }

@@ -11,7 +11,8 @@
 //! After a reboot nothing runs until somebody calls `start`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -44,6 +45,10 @@ pub mod supervisor;
 
 /// The stages have their own timeouts and cancel the job; this is only what an unlimited program is given.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// Where instances behind the gate listen: below what Linux gives to outgoing connections (32768 and up).
+const FIRST_OWN_PORT: u16 = 20_000;
+const OWN_PORTS: u16 = 10_000;
 
 /// Between two looks at an instance that is watched.
 const WATCH_EVERY: Duration = Duration::from_millis(50);
@@ -82,6 +87,19 @@ impl ProcessRuntime {
             }
         }
         Ok(all)
+    }
+
+    /// A port for an instance behind the gate: one that nothing listens on, and that no other instance will want when it comes back.
+    /// Another program may still take it before the app does: then the app does not come up, and the deployment is undone.
+    fn free_port(&self) -> Result<u16> {
+        let wanted: BTreeSet<u16> = self.all()?.into_iter().filter_map(|(_, spec)| spec.port).collect();
+        let mut seed = [0; 2];
+        getrandom::fill(&mut seed).map_err(|error| RuntimeError::failed("finding a free port", error))?;
+        let first = u16::from_le_bytes(seed) % OWN_PORTS;
+        (0..OWN_PORTS)
+            .map(|n| FIRST_OWN_PORT + (first + n) % OWN_PORTS)
+            .find(|port| !wanted.contains(port) && TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+            .ok_or_else(|| RuntimeError::failed("finding a free port", "all of 20000 to 29999 are taken"))
     }
 }
 
@@ -127,8 +145,13 @@ impl Runtime for ProcessRuntime {
 
     async fn prepare(&self, spec: &CandidateSpec<'_>) -> Result<Instance> {
         let name = instance_name(&spec.environment.key, spec.deployment);
-        let settled = settle(spec, self.place.existing_release(spec.artefact)?)?;
         let dir = self.named(&name)?;
+        let own_port = match spec.environment.start.gate {
+            // What was made once keeps its port.
+            Some(_) => Some(dir.spec()?.and_then(|made| made.port).map_or_else(|| self.free_port(), Ok)?),
+            None => None,
+        };
+        let settled = settle(spec, self.place.existing_release(spec.artefact)?, own_port)?;
         dir.prepare(&settled)?;
         Ok(Instance { id: settled.artefact, name, deployment: spec.deployment })
     }
@@ -220,12 +243,16 @@ impl Runtime for ProcessRuntime {
 }
 
 /// An instance's spec: what the app is told, and nothing that could change later.
-fn settle(candidate: &CandidateSpec<'_>, dir: PathBuf) -> Result<Spec> {
+fn settle(candidate: &CandidateSpec<'_>, dir: PathBuf, own_port: Option<u16>) -> Result<Spec> {
     let environment = candidate.environment;
     let start = &environment.start;
     let command = check_settings(environment)?.to_vec();
-    let port = start.container_port.or(environment.port);
-    let mut env = BTreeMap::from([("HOST".to_owned(), environment.bind.to_string())]);
+    // Behind the gate each version has a port of its own, which nobody but the gate needs to reach.
+    let (bind, port) = match own_port {
+        None => (environment.bind, start.container_port.or(environment.port)),
+        Some(port) => (Ipv4Addr::LOCALHOST.into(), Some(port)),
+    };
+    let mut env = BTreeMap::from([("HOST".to_owned(), bind.to_string())]);
     env.extend(port.map(|port| ("PORT".to_owned(), port.to_string())));
     env.extend(candidate.env.clone());
     env.extend(candidate.secrets.iter().map(|(name, secret)| (name.clone(), secret.expose().to_owned())));
@@ -237,7 +264,7 @@ fn settle(candidate: &CandidateSpec<'_>, dir: PathBuf) -> Result<Spec> {
         dir,
         command,
         env,
-        bind: environment.bind,
+        bind,
         port,
         stop_timeout_ms: u64::try_from(start.stop_timeout.as_millis()).unwrap_or(u64::MAX),
         log_max_size: start.log.max_size,

@@ -130,6 +130,7 @@ fn environment_of(app: &str, environment: &str, branch: &str) -> Environment {
         migrate: None,
         start: Start {
             runtime: RuntimeKind::Process,
+            gate: None,
             strategy: Strategy::Recreate,
             container_port: None,
             networks: Vec::new(),

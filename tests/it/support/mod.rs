@@ -13,6 +13,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod http;
+pub mod load;
 mod ports;
 #[expect(dead_code, reason = "the notifier's own tests, which share it, order the other kinds of trouble")]
 pub mod telegram;
@@ -537,21 +538,28 @@ impl Drop for Site {
                     let _ = Command::new("docker").arg("rmi").arg("-f").args(images).output();
                 }
             }
-            Kind::Process => end_supervised(self.path()),
+            Kind::Process => end_all(self.path(), "supervise", "TERM"),
         }
+        end_all(self.path(), "gate", "KILL");
     }
 }
 
-/// Ends the supervisors that work below a directory: by the process ids whose arguments name it.
-fn end_supervised(dir: &Path) {
-    let Ok(processes) = fs::read_dir("/proc") else { return };
-    let wanted = dir.display().to_string();
-    for pid in processes.flatten().filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok())) {
-        let Ok(line) = fs::read_to_string(format!("/proc/{pid}/cmdline")) else { continue };
-        if line.contains(&wanted) && line.contains("supervise") {
-            let _ = Command::new("kill").args(["-s", "TERM", &pid.to_string()]).status();
-            poll(|| (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
-        }
+/// The processes of refit that do `what` below a directory: their arguments name both.
+pub fn processes_of(dir: &Path, what: &str) -> Vec<u32> {
+    let Ok(processes) = fs::read_dir("/proc") else { return Vec::new() };
+    let (dir, what) = (dir.display().to_string(), format!("\0{what}\0"));
+    let ids = processes.flatten().filter_map(|e| e.file_name().to_str().and_then(|n| n.parse::<u32>().ok()));
+    ids.filter(|pid| {
+        let line = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.contains(&dir) && line.contains(&what)
+    })
+    .collect()
+}
+
+fn end_all(dir: &Path, what: &str, signal: &str) {
+    for pid in processes_of(dir, what) {
+        let _ = Command::new("kill").args(["-s", signal, &pid.to_string()]).status();
+        poll(|| (!Path::new(&format!("/proc/{pid}")).exists()).then_some(()));
     }
 }
 

@@ -79,7 +79,11 @@ pub async fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailu
         backup_at: progress.backup_at,
         on_failure: migrate.map(|migrate| migrate.on_failure).unwrap_or_default(),
         files,
-        held: progress.previous.as_ref().filter(|_| migrate.is_some_and(|migrate| migrate.hold)).map(Previous::of),
+        held: progress
+            .previous
+            .as_ref()
+            .filter(|_| migrate.is_some_and(|migrate| migrate.hold))
+            .map(|live| Previous::of(step, live)),
     })
 }
 
@@ -102,7 +106,7 @@ async fn prepare(
     if let Some(live) = &input.held {
         trail.write(|trail| trail.held = true)?;
         step.job.log.line(format!("stopping deployment {} while the schema changes", live.deployment));
-        stop(step, live).await?;
+        start::silence(step, live).await?;
     }
     let set = match (trail.held, trail.set.clone()) {
         // Of the data before the first change, and of nothing later.
@@ -115,11 +119,6 @@ async fn prepare(
     }
     step.world.faults.reach("migrate:prepared").await;
     Ok((trail, set))
-}
-
-async fn stop(step: &Step, live: &Previous) -> Result<(), StageFailure> {
-    let runtime = step.world.runtimes.of(live.runtime);
-    Ok(runtime.stop(&live.instance, step.environment.start.stop_timeout).await?)
 }
 
 /// What was written since the first backup is in no set yet, and nothing is written any more.
@@ -171,9 +170,7 @@ pub async fn undo(step: &Step, input: Input, output: Option<Output>) -> Result<O
     let back = start::bring_back(step, held, async || Ok(())).await;
     match (schema, back) {
         (Ok(schema), Ok(back)) => Ok(Some(schema.into_iter().chain([back]).collect::<Vec<_>>().join("; "))),
-        (Err(failure), Ok(back)) => {
-            Err(StageFailure { message: format!("{}; {back}", failure.message), ..failure })
-        }
+        (Err(failure), Ok(back)) => Err(StageFailure { message: format!("{}; {back}", failure.message), ..failure }),
         (Ok(_), Err(failure)) => Err(failure),
         (Err(failure), Err(back)) => {
             Err(StageFailure { message: format!("{}; {}", failure.message, back.message), ..failure })
@@ -205,7 +202,7 @@ async fn restore(step: &Step, input: &Input, trail: &mut Trail, started: bool) -
     }
     if !trail.restored {
         if let Some(live) = &input.held {
-            stop(step, live).await?;
+            start::silence(step, live).await?;
         }
         if let Err(error) = exchange::put(step, &set, &[]).await {
             if !error.left_data_alone() {

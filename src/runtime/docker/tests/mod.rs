@@ -249,6 +249,7 @@ fn environment(app: &str) -> Environment {
     let text = str::to_owned;
     let start = Start {
         runtime: RuntimeKind::Docker,
+        gate: None,
         strategy: Strategy::Recreate,
         container_port: None,
         networks: Vec::new(),

@@ -1,0 +1,266 @@
+//! Apps behind the gate: two versions side by side, the traffic moved between them, and nobody who asks sees any of it.
+
+use serde_json::{Value, json};
+
+use crate::support::{Site, load::Load, poll, processes_of};
+
+/// A site whose app is behind the gate.
+fn behind_gate(site: Site) -> Site {
+    site.edit_config("[start]\n", "[start]\nstrategy = \"blue-green\"\n");
+    site
+}
+
+/// A site whose versions replace each other, with requests held meanwhile.
+fn holding(site: Site) -> Site {
+    site.edit_config("[start]\n", "[start]\ngate = true\n");
+    site
+}
+
+/// Deploys these versions.
+fn live(site: &Site, versions: &[&str]) {
+    for version in versions {
+        site.version(version);
+        site.push(version);
+        site.deploy(0);
+        site.expect_page(version);
+    }
+}
+
+fn status(site: &Site) -> Value {
+    site.refit(&["gate", "status", "--format", "json"]).expect(0).json()
+}
+
+/// The side that the gate gives requests to.
+fn side(site: &Site) -> Value {
+    status(site)["routes"][0]["live"]["id"].clone()
+}
+
+/// What is live, what has the traffic and what runs are one and the same.
+#[track_caller]
+fn is_live(site: &Site, id: i64) {
+    assert_eq!(site.show(id)["live"], json!(true), "{:#}", site.show(id));
+    assert_eq!(side(site), json!(id.to_string()), "{:#}", status(site));
+    assert_eq!(processes_of(site.path(), "gate").len(), 1, "one gate");
+}
+
+#[track_caller]
+fn nobody_saw(load: Load) -> u64 {
+    let seen = load.end();
+    assert!(
+        seen.failures.is_empty(),
+        "{} of {} failed: {:?}",
+        seen.failures.len(),
+        seen.answers,
+        &seen.failures[..seen.failures.len().min(5)]
+    );
+    seen.answers
+}
+
+fn versions_come_and_go_unseen(site: Site) {
+    let site = behind_gate(site);
+    live(&site, &["one"]);
+    let load = Load::on(site.port);
+    for (version, id) in [("two", 2), ("three", 3), ("four", 4)] {
+        live(&site, &[version]);
+        is_live(&site, id);
+    }
+    for (target, id, page) in [("3", 3, "three"), ("4", 4, "four"), ("1", 1, "one")] {
+        site.refit(&["rollback", "--to", target, "--reason", "to try it", "--force"]).expect(0);
+        is_live(&site, id);
+        site.expect_page(page);
+    }
+    nobody_saw(load);
+}
+
+#[test]
+fn versions_and_rollbacks_of_processes_come_and_go_unseen() {
+    versions_come_and_go_unseen(Site::process());
+}
+
+#[test]
+fn docker_versions_and_rollbacks_come_and_go_unseen() {
+    versions_come_and_go_unseen(Site::docker());
+}
+
+#[test]
+fn a_bad_version_never_gets_the_traffic() {
+    let site = behind_gate(Site::process());
+    live(&site, &["one"]);
+    let load = Load::on(site.port);
+    site.version("bad");
+    site.write("www/health", "sick");
+    site.push("bad");
+    let ended = site.deploy(3);
+    assert_eq!((&ended["status"], &ended["failed_stage"]), (&json!("rolled_back"), &json!("start")), "{ended:#}");
+    is_live(&site, 1);
+    let seen = load.seen();
+    assert!(!seen.pages.contains_key("version bad"), "{seen:?}");
+    nobody_saw(load);
+}
+
+/// What fails only when it has the traffic, fails in smoke, and the old version, which still runs, has the traffic again.
+#[test]
+fn a_version_that_fails_with_the_traffic_gives_it_back() {
+    let check = "[smoke]\nbake = \"3s\"\ninterval = \"100ms\"\n[[smoke.check]]\nhttp = \"/\"\n";
+    let site = behind_gate(Site::process().with(check));
+    live(&site, &["one"]);
+    let load = Load::on(site.port);
+    // Its start page goes a moment after it has the traffic.
+    let script = "(sleep 3; rm -r www) &\n\
+                  exec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n";
+    site.write("run.sh", script);
+    site.version("sick");
+    site.push("sick");
+    let ended = site.deploy(4);
+    assert_eq!((&ended["status"], &ended["failed_stage"]), (&json!("rolled_back"), &json!("smoke")), "{ended:#}");
+    assert!(load.seen().pages.contains_key("version sick"), "it had the traffic for a while");
+    is_live(&site, 1);
+    site.expect_page("one");
+    load.goes_on();
+    let failures = load.end().failures;
+    assert!(failures.iter().all(|failure| failure.contains("404")), "its own answers only: {failures:?}");
+}
+
+#[test]
+fn requests_wait_while_versions_replace_each_other() {
+    let site = holding(Site::process());
+    live(&site, &["one"]);
+    let load = Load::on(site.port);
+    for (version, id) in [("two", 2), ("three", 3)] {
+        live(&site, &[version]);
+        is_live(&site, id);
+    }
+    site.refit(&["rollback", "--reason", "to try it", "--force"]).expect(0);
+    is_live(&site, 2);
+    site.write("run.sh", "exit 1\n");
+    site.push("dead");
+    site.deploy(3);
+    is_live(&site, 2);
+    nobody_saw(load);
+}
+
+/// The port changes hands between the app itself and the gate, in deployments and rollbacks.
+fn the_port_changes_hands(site: Site) {
+    live(&site, &["one"]);
+    assert_eq!(processes_of(site.path(), "gate"), [] as [u32; 0], "no gate before it is needed");
+    let site = behind_gate(site);
+    live(&site, &["two"]);
+    is_live(&site, 2);
+    site.write("run.sh", "exit 1\n");
+    site.push("dead");
+    site.deploy(3);
+    is_live(&site, 2);
+    site.refit(&["rollback", "--to", "1", "--reason", "to try it", "--force"]).expect(0);
+    site.expect_page("one");
+    assert_eq!(status(&site)["routes"], json!([]), "the app has its port itself");
+    site.refit(&["rollback", "--undo", "--reason", "to try it", "--force"]).expect(0);
+    site.expect_page("two");
+    is_live(&site, 2);
+}
+
+#[test]
+fn the_port_of_a_process_changes_hands() {
+    the_port_changes_hands(Site::process());
+}
+
+#[test]
+fn docker_the_port_changes_hands() {
+    the_port_changes_hands(Site::docker());
+}
+
+#[test]
+fn a_switch_that_fails_from_the_apps_own_port_gives_the_port_back() {
+    let mut site = Site::process();
+    live(&site, &["one"]);
+    site = behind_gate(site);
+    site.set_env("REFIT_FAULT", "step:start:effect=fail");
+    site.version("two");
+    site.push("two");
+    site.deploy(3);
+    site.expect_page("one");
+    assert_eq!(status(&site)["routes"], json!([]));
+}
+
+/// A process that dies at any moment leaves a version with the traffic, and the next one puts the rest right.
+#[test]
+fn the_daemon_may_die_at_any_moment_and_nobody_sees() {
+    let mut site = behind_gate(Site::process());
+    live(&site, &["one"]);
+    let load = Load::on(site.port);
+    let mut live_now = (1, "one".to_owned());
+    for (n, point) in [
+        "step:start:intent",
+        "step:start:effect",
+        "step:start:record",
+        "step:smoke:intent",
+        "step:smoke:effect",
+        "step:smoke:record",
+        "end:intent",
+        "end:record",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let version = format!("killed-{n}");
+        site.version(&version);
+        site.push(&version);
+        site.set_env("REFIT_FAULT", &format!("{point}=kill"));
+        assert_eq!(site.refit(&["deploy"]).code, -1, "killed at {point}");
+        load.goes_on();
+        site.set_env("REFIT_FAULT", "");
+        // The next one recovers.
+        site.serve();
+        let ended = site.settled();
+        match ended["status"].as_str() {
+            Some("succeeded") => live_now = (ended["id"].as_i64().unwrap(), version),
+            Some("rolled_back") => {}
+            _ => panic!("{point}: {ended:#}"),
+        }
+        is_live(&site, live_now.0);
+        site.expect_page(&live_now.1);
+        site.kill_daemon();
+    }
+    assert!(live_now.0 > 1, "one of them was finished");
+    nobody_saw(load);
+}
+
+#[test]
+fn a_gate_that_is_gone_comes_back_and_serves_what_is_live() {
+    let mut site = behind_gate(Site::process());
+    live(&site, &["one", "two"]);
+    site.serve();
+    let gates = processes_of(site.path(), "gate");
+    assert_eq!(gates.len(), 1);
+    let killed = std::process::Command::new("kill").args(["-s", "KILL", &gates[0].to_string()]).status().unwrap();
+    assert!(killed.success());
+    poll(|| site.page()).expect("it is started again");
+    site.expect_page("two");
+    is_live(&site, 2);
+    assert_ne!(processes_of(site.path(), "gate"), gates);
+}
+
+/// A version that is still answering when another one gets the traffic is let finish.
+#[test]
+fn a_slow_answer_is_finished_before_the_old_version_goes() {
+    let site = behind_gate(Site::process());
+    site.write("run.sh", "exec python3 slow.py $PORT\n");
+    site.write(
+        "slow.py",
+        "import http.server, sys, time\n\
+         class Slow(http.server.SimpleHTTPRequestHandler):\n\
+         \x20   def __init__(self, *args): super().__init__(*args, directory='www')\n\
+         \x20   def do_GET(self):\n\
+         \x20       if self.path == '/slow': time.sleep(5)\n\
+         \x20       self.path = '/' if self.path == '/slow' else self.path\n\
+         \x20       super().do_GET()\n\
+         http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Slow).serve_forever()\n",
+    );
+    live(&site, &["one"]);
+    let port = site.port;
+    let slow = std::thread::spawn(move || crate::support::http(port, "GET", "/slow", &[], b"").unwrap());
+    poll(|| (status(&site)["routes"][0]["live"]["in_flight"]["requests"] == json!(1)).then_some(()))
+        .expect("it is asked");
+    live(&site, &["two"]);
+    let answer = slow.join().unwrap();
+    assert_eq!((answer.status, answer.body.trim()), (200, "version one"));
+}
