@@ -32,6 +32,7 @@ use crate::{
     runtime::{ContainerExec, Job, RuntimeError},
 };
 
+mod archive;
 mod layout;
 mod manifest;
 mod part;

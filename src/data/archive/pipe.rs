@@ -1,0 +1,75 @@
+//! Between packing and unpacking, which block on a thread of their own, and the part's file, which is written and read on the event loop:
+//! a few chunks at a time, either side waiting for the other.
+
+use std::io::{self, Read, Write};
+
+use tokio::sync::mpsc;
+
+use super::BUFFER;
+
+/// Chunks that may wait.
+const AHEAD: usize = 4;
+
+/// A pipe with its two ends.
+pub(in crate::data) fn pipe() -> (mpsc::Sender<Vec<u8>>, mpsc::Receiver<Vec<u8>>) {
+    mpsc::channel(AHEAD)
+}
+
+/// The writing end for a thread that may block. Dropped before [`Write::flush`] it loses what it holds, which leaves an archive without an end.
+#[derive(Debug)]
+pub(in crate::data) struct Feed {
+    to: mpsc::Sender<Vec<u8>>,
+    chunk: Vec<u8>,
+}
+
+impl Feed {
+    pub fn new(to: mpsc::Sender<Vec<u8>>) -> Self {
+        Self { to, chunk: Vec::with_capacity(BUFFER) }
+    }
+}
+
+impl Write for Feed {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let n = bytes.len().min(BUFFER - self.chunk.len());
+        self.chunk.extend_from_slice(&bytes[..n]);
+        if self.chunk.len() == BUFFER {
+            self.flush()?;
+        }
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        if self.chunk.is_empty() {
+            return Ok(());
+        }
+        let chunk = std::mem::replace(&mut self.chunk, Vec::with_capacity(BUFFER));
+        self.to.blocking_send(chunk).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// The reading end for a thread that may block. It ends when the other end is dropped; an archive says itself whether it is whole.
+#[derive(Debug)]
+pub(in crate::data) struct Drain {
+    from: mpsc::Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    read: usize,
+}
+
+impl Drain {
+    pub fn new(from: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self { from, chunk: Vec::new(), read: 0 }
+    }
+}
+
+impl Read for Drain {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.read == self.chunk.len() {
+            let Some(chunk) = self.from.blocking_recv() else { return Ok(0) };
+            (self.chunk, self.read) = (chunk, 0);
+        }
+        let n = buffer.len().min(self.chunk.len() - self.read);
+        buffer[..n].copy_from_slice(&self.chunk[self.read..self.read + n]);
+        self.read += n;
+        Ok(n)
+    }
+}
