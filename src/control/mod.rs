@@ -442,7 +442,8 @@ fn runtimes(config: &Config, options: &Options) -> Result<Runtimes> {
     Ok(Runtimes {
         docker: Arc::new(DockerRuntime::new(engine.clone())),
         process: Arc::new(process),
-        containers: Arc::new(engine),
+        containers: Arc::new(engine.clone()),
+        scratch: Arc::new(engine),
     })
 }
 

@@ -14,31 +14,80 @@
 //! A dump is whole if `pg_dump` exited with 0, and a plain one has its closing comment, a custom one its header.
 //! The versions of server and tool are read from the dump itself: they are those that really took part.
 
+use async_trait::async_trait;
+use tokio::io::AsyncReadExt;
+
 use super::{
-    DataError, Part, PartFormat, PartKind, PartSource,
-    part::{self, PartWriter, Place, Written},
+    Check, DataError, Part, PartFormat, PartKind, PartSource, Reach, TableRows,
+    kind::{Kind, Stored},
+    part::{self, PartWriter, Place},
+    restore::{self, Gate, Loaded, Work},
+    unpack::PartReader,
 };
 use crate::{
     config::{Backup, BackupSource, Compression, PostgresFormat},
-    runtime::{ContainerExec, Job},
+    runtime::Job,
 };
 
 /// What `pg_dump` writes last into a plain dump, at the beginning of a line. (Minor releases since August 2025 add an `\unrestrict`.)
 const END_OF_PLAIN: &[u8] = b"\n-- PostgreSQL database dump complete";
 
-pub(super) async fn dump(
-    backup: &Backup,
-    place: &Place<'_>,
-    exec: Option<&dyn ContainerExec>,
-    job: &Job,
-) -> Result<Part, DataError> {
+#[derive(Debug)]
+pub(super) struct Postgres;
+
+#[async_trait]
+impl Kind for Postgres {
+    fn place(&self, source: &BackupSource) -> String {
+        let BackupSource::Postgres { container, database, .. } = source else { return String::new() };
+        format!("PostgreSQL database `{database}` in container `{container}`")
+    }
+
+    async fn dump(&self, backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -> Result<Part, DataError> {
+        dump(backup, place, reach, job).await
+    }
+
+    async fn catalogue(&self, stored: Stored<'_>, job: &Job) -> Result<Vec<Check>, DataError> {
+        tokio::select! {
+            () = job.cancel.cancelled() => Err(DataError::Cancelled),
+            looked = look(stored) => looked,
+        }
+    }
+
+    async fn restore(&self, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
+        restore::postgres::restore(work, gate).await
+    }
+
+    async fn rehearse(&self, _: Stored<'_>, _: Reach<'_>, _: &Job) -> Result<Vec<TableRows>, DataError> {
+        Err(DataError::dump("this version cannot try a PostgreSQL dump out yet"))
+    }
+}
+
+async fn look(stored: Stored<'_>) -> Result<Vec<Check>, DataError> {
+    let mut reader = PartReader::open(stored.set, stored.part)?;
+    let (mut head, mut tail, mut chunk) = (Vec::new(), Vec::new(), vec![0; 64 * 1024]);
+    loop {
+        let n = reader.read(&mut chunk).await.map_err(|e| DataError::dump(e.to_string()))?;
+        if n == 0 {
+            break;
+        }
+        part::sample(&mut head, &mut tail, &chunk[..n]);
+    }
+    reader.finish().await?;
+    let (what, judged) = match stored.part.format {
+        PartFormat::Plain => ("closing line", judge(stored.part.raw_bytes, &head, &tail, PostgresFormat::Plain)),
+        _ => ("header", judge(stored.part.raw_bytes, &head, &tail, PostgresFormat::Custom)),
+    };
+    Ok(vec![match judged {
+        Ok(versions) => Check::good(what, versions.server.map_or_else(String::new, |v| format!("of PostgreSQL {v}"))),
+        Err(error) => Check::bad(what, error.to_string()),
+    }])
+}
+
+async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -> Result<Part, DataError> {
     let BackupSource::Postgres { container, database, user, password, format } = &backup.source else {
         return Err(DataError::dump("not a PostgreSQL database"));
     };
-    let Some(exec) = exec else {
-        let why = format!("container `{container}` is out of reach: this environment's runtime has no Docker Engine");
-        return Err(DataError::dump(why));
-    };
+    let exec = reach.containers(container)?;
     let (file, outside) = file_and_compression(backup.name.as_str(), *format, backup.compression);
     let mut writer = PartWriter::create(place, file, outside).await?;
     let command = command(database, user, *format, backup.compression);
@@ -55,7 +104,7 @@ pub(super) async fn dump(
         return Err(DataError::dump(format!("`pg_dump` ended with exit code {}: {said}", outcome.code)));
     }
     let written = writer.finish(backup.name.as_str()).await?;
-    let versions = judge(&written, *format)?;
+    let versions = judge(written.raw_bytes, &written.head, &written.tail, *format)?;
     let restore = restore_hint(&written.file, container, user, *format, outside);
     written.doomed.keep();
     Ok(Part {
@@ -66,7 +115,7 @@ pub(super) async fn dump(
             container: Some(container.clone()),
             database: Some(database.clone()),
             user: Some(user.clone()),
-            path: None,
+            ..PartSource::default()
         },
         file: written.file,
         sha256: written.sha256,
@@ -75,6 +124,8 @@ pub(super) async fn dump(
         tool: versions.tool.map_or_else(|| "pg_dump".to_owned(), |v| format!("pg_dump (PostgreSQL) {v}")),
         server: versions.server.map(|v| format!("PostgreSQL {v}")),
         restore,
+        compression: Some(outside),
+        tables: Vec::new(),
         duration_ms: 0,
     })
 }
@@ -137,18 +188,18 @@ struct Versions {
 }
 
 /// Whether the dump is whole by its own signs, and who made it.
-fn judge(written: &Written, format: PostgresFormat) -> Result<Versions, DataError> {
-    if written.raw_bytes == 0 {
+fn judge(raw_bytes: u64, head: &[u8], tail: &[u8], format: PostgresFormat) -> Result<Versions, DataError> {
+    if raw_bytes == 0 {
         return Err(DataError::dump("`pg_dump` reported success and wrote nothing"));
     }
     match format {
         PostgresFormat::Plain => {
-            if !written.tail.windows(END_OF_PLAIN.len()).any(|w| w == END_OF_PLAIN) {
+            if !tail.windows(END_OF_PLAIN.len()).any(|w| w == END_OF_PLAIN) {
                 return Err(DataError::dump("the dump is cut off: its closing line is missing"));
             }
-            Ok(versions_of_plain(&written.head))
+            Ok(versions_of_plain(head))
         }
-        PostgresFormat::Custom => versions_of_custom(&written.head)
+        PostgresFormat::Custom => versions_of_custom(head)
             .ok_or_else(|| DataError::dump("what `pg_dump` wrote is not an archive in its custom format")),
     }
 }

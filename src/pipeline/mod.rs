@@ -15,10 +15,11 @@ use tokio::sync::watch;
 
 use crate::{
     config::{Config, Environment, RuntimeKind},
+    data::Reach,
     fault::Faults,
     git::Mirror,
     registry::Registry,
-    runtime::{ContainerExec, Runtime},
+    runtime::{ContainerExec, Runtime, Scratch},
 };
 
 pub mod checks;
@@ -40,6 +41,8 @@ pub struct Runtimes {
     pub process: Arc<dyn Runtime>,
     /// For databases in containers, whichever runtime the app uses.
     pub containers: Arc<dyn ContainerExec>,
+    /// For trying backups out.
+    pub scratch: Arc<dyn Scratch>,
 }
 
 impl Runtimes {
@@ -48,6 +51,11 @@ impl Runtimes {
             RuntimeKind::Docker => &self.docker,
             RuntimeKind::Process => &self.process,
         }
+    }
+
+    /// What backups may reach.
+    pub fn reach(&self) -> Reach<'_> {
+        Reach { containers: Some(self.containers.as_ref()), scratch: Some(self.scratch.as_ref()) }
     }
 }
 

@@ -22,10 +22,10 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Gate, Loaded, Work, unpack::PartReader};
+use super::{Gate, Loaded, Work};
 use crate::{
     config::BackupSource,
-    data::{DataError, PartFormat, postgres::conninfo_quote},
+    data::{DataError, PartFormat, postgres::conninfo_quote, unpack::PartReader},
     runtime::{ContainerExec, ExecOutcome, Job},
     secret::Secret,
 };
@@ -42,14 +42,11 @@ const PIPE: usize = 64 * 1024;
 /// A line of `psql`'s output that is longer is not one of those that are looked for, in bytes.
 const LONGEST_LINE: usize = 256;
 
-pub(super) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
+pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
     let BackupSource::Postgres { container, database, user, password, .. } = &work.backup.source else {
         return Err(DataError::dump("not a PostgreSQL database"));
     };
-    let Some(exec) = work.containers else {
-        let why = format!("container `{container}` is out of reach: this environment's runtime has no Docker Engine");
-        return Err(DataError::dump(why));
-    };
+    let exec = work.reach.containers(container)?;
     let mut random = [0; 16];
     getrandom::fill(&mut random).map_err(|e| DataError::dump(e.to_string()))?;
     let session = Session {

@@ -9,10 +9,13 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step};
 use crate::{
-    data::{self, SetRequest},
-    model::{CommitId, DeploymentId},
-    pipeline::state::{self, Before, Held},
-    registry::{Facts, Release},
+    data::{self, SetContext, SetRelease, SetRequest},
+    model::{CommitId, DeploymentId, EnvironmentKey, Stage, StageStatus, Status},
+    pipeline::{
+        World,
+        state::{self, Before, Held},
+    },
+    registry::{Facts, Filter, Release},
 };
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -92,13 +95,50 @@ async fn keep_state(step: &Step, commit: &CommitId, leaving: &Leaving) -> Result
     Ok(Done { facts, ..Done::new(&output)? })
 }
 
+/// How the world is, for a set to record. What cannot be read is left out: no reason not to take one.
+pub async fn context(world: &World, key: &EnvironmentKey, deployment: Option<DeploymentId>) -> SetContext {
+    let live = world.registry.live(key).await.ok().flatten();
+    let mut context = SetContext {
+        release: live.map(|live| SetRelease { deployment: live.deployment, commit: live.commit }),
+        ..SetContext::default()
+    };
+    let filter =
+        Filter { app: Some(key.app.to_string()), environment: Some(key.environment.to_string()), ..Filter::default() };
+    let history = world.registry.deployments(&filter).await.unwrap_or_default();
+    context.by = history.iter().find(|d| Some(d.id) == deployment).and_then(|d| d.trigger.by.clone());
+    for past in &history {
+        // Data that was put back brought its schema with it.
+        if past.status == Status::Succeeded && past.rollback.as_ref().is_some_and(|r| r.restore.is_some()) {
+            break;
+        }
+        let Some(stage) = past.stages.iter().find(|stage| stage.name == Stage::Migrate) else { continue };
+        let after = stage.output.as_ref().and_then(|output| output.get("after")).and_then(|v| v.as_str());
+        match (stage.status, after) {
+            (StageStatus::Pending | StageStatus::Skipped, _) => {}
+            (StageStatus::Succeeded, None) => {}
+            (_, after) => {
+                context.schema = after.map(str::to_owned);
+                break;
+            }
+        }
+    }
+    context
+}
+
 /// Takes a set and applies retention, which leaves the sets of `protect` alone. An error only if a required part failed.
 pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[String]) -> Result<Output, StageFailure> {
     let environment = &step.environment;
     let backups_dir = &step.world.config.server.backups_dir;
-    let request =
-        SetRequest { environment, deployment: Some(step.deployment), commit: Some(commit), reason, backups_dir };
-    let report = data::create_set(request, Some(step.world.runtimes.containers.as_ref()), &step.job).await?;
+    let context = context(&step.world, &environment.key, Some(step.deployment)).await;
+    let request = SetRequest {
+        environment,
+        deployment: Some(step.deployment),
+        commit: Some(commit),
+        reason,
+        backups_dir,
+        context: &context,
+    };
+    let report = data::create_set(request, step.world.runtimes.reach(), &step.job).await?;
     let failures: Vec<String> = report.failures.iter().map(|f| format!("{}: {}", f.name, f.error)).collect();
     if report.is_failure() {
         return Err(StageFailure::failed(format!("a required backup failed: {}", failures.join("; "))));

@@ -54,7 +54,7 @@ pub async fn forward(step: &Step, exchange: &Exchange) -> Result<(), StageFailur
 async fn put(step: &Step, set: &str) -> Result<(), data::DataError> {
     let dir = step.world.config.server.backups_dir.join(set);
     let request = RestoreRequest { environment: &step.environment, set: &dir };
-    let report = data::restore_set(request, Some(step.world.runtimes.containers.as_ref()), &step.job).await?;
+    let report = data::restore_set(request, step.world.runtimes.reach(), &step.job).await?;
     for part in &report.restored {
         step.job.log.line(format!("put back {} from {set}", part.place));
     }
