@@ -131,6 +131,12 @@ fn backup(source: &BackupSource) -> String {
     match source {
         BackupSource::Postgres { container, database, .. } => format!("postgres {database} in {container}"),
         BackupSource::Sqlite { path } => format!("sqlite {}", path.display()),
+        BackupSource::Files { path, .. } => format!("files {}", path.display()),
+        BackupSource::Volume { volume, .. } => format!("volume {volume}"),
+        BackupSource::Command(command) => match &command.container {
+            Some(container) => format!("`{}` in {container}", command.dump),
+            None => format!("`{}`", command.dump),
+        },
     }
 }
 

@@ -21,6 +21,9 @@ retries = 2
 
 ["backup"]
 format = "plain"
+exclude = []
+env = {}
+secrets = {}
 required = false
 keep = 10
 keep_days = 7

@@ -1,6 +1,7 @@
 //! The tables of pull, backup, test, build, migrate and rollback.
 
 use super::{
+    backups,
     read::Reader,
     types::{
         Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat, Pull,
@@ -21,6 +22,7 @@ pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Back
     for table in tables {
         if let Some(backup) = backup(table) {
             unique(table, &backup.name, backups.iter().map(|other| &other.name), "backup");
+            backups::refuse_nested(table, &backup, &backups);
             backups.push(backup);
         }
     }
@@ -41,6 +43,9 @@ fn unique<'n>(table: &Reader<'_>, name: &Name, mut others: impl Iterator<Item = 
 enum BackupKind {
     Postgres,
     Sqlite,
+    Files,
+    Volume,
+    Command,
     Later,
 }
 
@@ -49,9 +54,9 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
         ("postgres", BackupKind::Postgres),
         ("sqlite", BackupKind::Sqlite),
         ("mysql", BackupKind::Later),
-        ("files", BackupKind::Later),
-        ("volume", BackupKind::Later),
-        ("command", BackupKind::Later),
+        ("files", BackupKind::Files),
+        ("volume", BackupKind::Volume),
+        ("command", BackupKind::Command),
     ];
     let kind = table.required("kind", choice(KINDS));
     let required = table.get("required", boolean);
@@ -68,9 +73,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
     let (source, fallback) = match kind? {
         BackupKind::Postgres => postgres(table)?,
         BackupKind::Sqlite => sqlite(table)?,
+        BackupKind::Files => backups::files(table)?,
+        BackupKind::Volume => backups::volume(table)?,
+        BackupKind::Command => backups::command(table)?,
         BackupKind::Later => {
             let complaint = Complaint::new("this version cannot make this kind of backup yet");
-            table.complain("kind", complaint.help("it knows `postgres` and `sqlite`; remove the entry"));
+            table.complain(
+                "kind",
+                complaint.help("it knows `postgres`, `sqlite`, `files`, `volume` and `command`; remove the entry"),
+            );
             return None;
         }
     };
@@ -79,6 +90,7 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
 
 fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     table.refuse(&["path"], "a `postgres` backup has no `path`", "name its `container` and `database`");
+    backups::refuse_foreign(table, "postgres", &["container", "database", "user", "password", "format", "path"]);
     let container = table.required("container", docker_name);
     let database = table.required("database", values::database_word);
     let user = table.required("user", values::database_word);
@@ -93,13 +105,14 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
 fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     let foreign = ["container", "database", "user", "password", "format"];
     table.refuse(&foreign, "a `sqlite` backup has only a `path`", "remove the key");
+    backups::refuse_foreign(table, "sqlite", &["container", "database", "user", "password", "format", "path"]);
     let path = table.required("path", values::host_path(table.dir))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Some((BackupSource::Sqlite { path }, name_from(&stem, "sqlite")))
 }
 
 /// A backup's name from what it holds, else from its kind.
-fn name_from(text: &str, kind: &str) -> Option<Name> {
+pub(super) fn name_from(text: &str, kind: &str) -> Option<Name> {
     text.to_lowercase().parse().or_else(|_| kind.parse()).ok()
 }
 

@@ -31,7 +31,7 @@ mod pack;
 pub(super) mod pipe;
 mod tape;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 mod unpack;
 
 pub(super) use pack::{Exclude, Packed, pack, transcode};

@@ -28,11 +28,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Backup, Environment},
-    model::{CommitId, DeploymentId},
+    model::{CommitId, DeploymentId, EnvironmentKey},
     runtime::{Job, RuntimeError},
 };
 
 mod archive;
+mod command;
+mod files;
 mod kind;
 mod layout;
 mod manifest;
@@ -43,11 +45,14 @@ mod retention;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod unpack;
 mod verify;
+mod volume;
 
 use kind::kind_of;
 
+pub use archive::Listing;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
@@ -59,6 +64,7 @@ pub use restore::{
 };
 pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune, which_set};
 pub use sqlite::make_example_database;
+pub use tree::Tree;
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
 };
@@ -202,7 +208,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
             return Err(DataError::Cancelled);
         }
         job.log.line(format!("dumping `{}`: {}", backup.name, kind::place(&backup.source)));
-        match dump_part(backup, &set, reach, job).await {
+        match dump_part(backup, (&set, &environment.key), reach, job).await {
             Ok(part) => {
                 job.log.line(format!("dumped `{}`: {} in {}", part.name, part::size(part.bytes), part.file));
                 report.parts.push(part);
@@ -231,12 +237,17 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
 }
 
 /// Dumps one part within its time, telling how far it is; what it wrote is removed if it fails.
-async fn dump_part(backup: &Backup, set: &layout::NewSet, reach: Reach<'_>, job: &Job) -> Result<Part, DataError> {
+async fn dump_part(
+    backup: &Backup,
+    (set, key): (&layout::NewSet, &EnvironmentKey),
+    reach: Reach<'_>,
+    job: &Job,
+) -> Result<Part, DataError> {
     let cancel = job.cancel.child_token();
     let job = &Job { log: job.log.clone(), cancel: cancel.clone() };
     let meter = Arc::new(part::Meter::default());
     let begun = Instant::now();
-    let place = part::Place { dir: set.dir(), meter: &meter };
+    let place = part::Place { dir: set.dir(), key, meter: &meter };
     let mut work = kind_of(PartKind::of(&backup.source)).dump(backup, &place, reach, job);
     let mut deadline = Box::pin(tokio::time::sleep(backup.timeout));
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);

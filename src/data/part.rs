@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::DataError;
-use crate::config::Compression;
+use crate::{config::Compression, model::EnvironmentKey};
 
 /// Raw bytes kept of the beginning and of the end of a dump, to judge whether it is whole.
 pub(super) const SAMPLE: usize = 4096;
@@ -61,6 +61,8 @@ pub(super) fn size(bytes: u64) -> String {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub dir: &'a Path,
+    /// Whose set it is: throw-away containers are labelled with it.
+    pub key: &'a EnvironmentKey,
     pub meter: &'a Arc<Meter>,
 }
 

@@ -126,6 +126,7 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
         restore,
         compression: Some(outside),
         tables: Vec::new(),
+        tree: None,
         duration_ms: 0,
     })
 }
@@ -158,7 +159,7 @@ pub(super) fn conninfo_quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-fn shell_quote(value: &str) -> String {
+pub(super) fn shell_quote(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if !value.is_empty() && value.bytes().all(plain) {
         value.to_owned()

@@ -157,6 +157,18 @@ fn kept_times(root: &Path) -> Option<(PathBuf, FileTimes)> {
     Some((root.to_owned(), FileTimes::new().set_modified(fs::metadata(root).ok()?.modified().ok()?)))
 }
 
+/// Whether a path in the directory says that an exchange was interrupted.
+pub(super) fn is_mark(path: &[u8]) -> bool {
+    [OUT, IN].iter().any(|mark| path == format!("{STAGING}/{mark}").as_bytes())
+}
+
+/// Whether the content of `root` is partly old and partly new: between two marks of an exchange that was interrupted.
+pub(in crate::data) fn is_half_done(root: &Path) -> bool {
+    let side = root.join(STAGING);
+    side.join(OUT).exists()
+        || side.join(IN).exists() && fs::read_dir(side.join(NEW)).is_ok_and(|mut new| new.next().is_some())
+}
+
 /// Ends what an interrupted exchange at `root` left: finishes it or removes it. What was removed.
 pub(in crate::data) fn discard(root: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();

@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     BUFFER, Entry, Guard, Kind, Limits, Lister, Listing, MOST_DEPTH, Notes, Time, bad,
-    exchange::STAGING,
+    exchange::{STAGING, is_mark},
     parts, shown, split,
     tape::{TapeReader, TapeWriter},
 };

@@ -1,9 +1,14 @@
 //! Between packing and unpacking, which block on a thread of their own, and the part's file, which is written and read on the event loop:
 //! a few chunks at a time, either side waiting for the other.
 
-use std::io::{self, Read, Write};
+use std::{
+    io::{self, Read, Write},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
-use tokio::sync::mpsc;
+use tokio::{io::AsyncWrite, sync::mpsc};
+use tokio_util::sync::PollSender;
 
 use super::BUFFER;
 
@@ -71,5 +76,34 @@ impl Read for Drain {
         buffer[..n].copy_from_slice(&self.chunk[self.read..self.read + n]);
         self.read += n;
         Ok(n)
+    }
+}
+
+/// The writing end for the event loop.
+#[derive(Debug)]
+pub(in crate::data) struct AsyncFeed(PollSender<Vec<u8>>);
+
+impl AsyncFeed {
+    pub fn new(to: mpsc::Sender<Vec<u8>>) -> Self {
+        Self(PollSender::new(to))
+    }
+}
+
+impl AsyncWrite for AsyncFeed {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let broken = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.0.poll_reserve(cx)).map_err(broken)?;
+        let n = bytes.len().min(BUFFER);
+        self.0.send_item(bytes[..n].to_vec()).map_err(broken)?;
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.0.close();
+        Poll::Ready(Ok(()))
     }
 }

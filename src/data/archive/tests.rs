@@ -123,7 +123,7 @@ fn a_tree_comes_back_as_it_was() {
     assert_eq!(print(&to), print(&from));
     assert_eq!(unpacked.listing, packed.listing);
     assert_eq!(check_stream(&packed.sink[..], PLENTY).unwrap(), packed.listing);
-    let again = pack(&to, &Exclude::default(), std::io::sink()).unwrap();
+    let again = pack(&to, &Exclude::default(), io::sink()).unwrap();
     assert_eq!(again.listing, packed.listing);
     assert_eq!((packed.listing.entries, packed.listing.bytes), (47, 1_125_131));
 }
@@ -183,7 +183,7 @@ struct Changing<F: FnMut()> {
     change: F,
 }
 
-impl<F: FnMut()> std::io::Write for Changing<F> {
+impl<F: FnMut()> io::Write for Changing<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.len() == BUFFER {
             (self.change)();
@@ -226,7 +226,7 @@ fn limits_hold_and_a_cut_archive_is_none() {
     let refused = |bytes: &[u8], limits: Limits| {
         let to = tempfile::tempdir().unwrap();
         let by_unpacking = unpack(bytes, to.path(), limits).unwrap_err().to_string();
-        assert_eq!(check_stream(bytes, limits).unwrap_err().to_string(), by_unpacking);
+        assert!(by_unpacking.ends_with(&check_stream(bytes, limits).unwrap_err().to_string()));
         by_unpacking
     };
     assert!(refused(&all, Limits { entries: 1, ..PLENTY }).contains("more than the 1 entries recorded"));

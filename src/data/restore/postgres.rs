@@ -126,7 +126,9 @@ impl Session<'_> {
         match self.work.part.format {
             PartFormat::Plain => self.pass_on(reader, &mut writer).await?.finish().await?,
             PartFormat::Custom => self.convert(reader, &mut writer, job).await?,
-            PartFormat::Database => return Err(DataError::dump("it is no dump of a PostgreSQL database")),
+            PartFormat::Database | PartFormat::Tar | PartFormat::Output => {
+                return Err(DataError::dump("it is no dump of a PostgreSQL database"));
+            }
         }
         // Deferred constraints are checked now, while there is a way back for all parts.
         let end = format!(
