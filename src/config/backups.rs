@@ -9,12 +9,14 @@ use super::{
 use crate::model::Name;
 
 /// The keys that only some kinds have.
-const SPECIFIC: [&str; 13] = [
+const SPECIFIC: [&str; 15] = [
     "container",
     "database",
     "user",
     "password",
     "format",
+    "url",
+    "tools",
     "path",
     "volume",
     "exclude",
@@ -70,15 +72,17 @@ pub(super) fn refuse_nested(table: &Reader<'_>, backup: &Backup, others: &[Backu
     let path = |backup: &Backup| match &backup.source {
         BackupSource::Files { path, .. } => Some((true, path.clone())),
         BackupSource::Sqlite { path } => Some((false, path.clone())),
-        BackupSource::Postgres { .. } | BackupSource::Volume { .. } | BackupSource::Command(_) => None,
+        _ => None,
     };
     let Some((is_dir, own)) = path(backup) else { return };
     for other in others {
         let Some((other_is_dir, others)) = path(other) else { continue };
         let nested = own != others && (other_is_dir && own.starts_with(&others) || is_dir && others.starts_with(&own));
         if nested {
-            let complaint = values::Complaint::new(format!("this and the backup `{}` lie inside one another", other.name));
-            table.complain("path", complaint.help("name directories beside each other: one of them is exchanged whole"));
+            let complaint =
+                values::Complaint::new(format!("this and the backup `{}` lie inside one another", other.name));
+            table
+                .complain("path", complaint.help("name directories beside each other: one of them is exchanged whole"));
         }
     }
 }

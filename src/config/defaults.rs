@@ -20,6 +20,7 @@ timeout = "2m"
 retries = 2
 
 ["backup"]
+tools = "host"
 format = "plain"
 exclude = []
 env = {}

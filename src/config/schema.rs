@@ -60,6 +60,8 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "database",
             "user",
             "password",
+            "url",
+            "tools",
             "format",
             "path",
             "volume",

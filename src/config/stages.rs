@@ -4,8 +4,8 @@ use super::{
     backups,
     read::Reader,
     types::{
-        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat, Pull,
-        Retention, Rollback, RuntimeKind, TestPlace, TestSuite,
+        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat,
+        PostgresTools, Pull, Retention, Rollback, RuntimeKind, TestPlace, TestSuite,
     },
     values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, integer, text},
 };
@@ -90,7 +90,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
 
 fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     table.refuse(&["path"], "a `postgres` backup has no `path`", "name its `container` and `database`");
-    backups::refuse_foreign(table, "postgres", &["container", "database", "user", "password", "format", "path"]);
+    backups::refuse_foreign(
+        table,
+        "postgres",
+        &["container", "database", "user", "password", "format", "path", "url", "tools"],
+    );
+    let tools = table.get("tools", values::tools);
+    if table.has("url") {
+        return postgres_url(table, tools);
+    }
     let container = table.required("container", docker_name);
     let database = table.required("database", values::database_word);
     let user = table.required("user", values::database_word);
@@ -102,10 +110,23 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     Some((BackupSource::Postgres { container: container?, database, user: user?, password, format: format? }, name))
 }
 
+fn postgres_url(table: &Reader<'_>, tools: PostgresTools) -> Option<(BackupSource, Option<Name>)> {
+    let foreign = ["container", "database", "user", "password"];
+    table.refuse(&foreign, "the `url` says where the database is", "remove the key, or remove `url`");
+    let url = table.read("url", |value| table.secret(value));
+    let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
+    let format = table.get("format", choice(formats));
+    Some((BackupSource::PostgresUrl { url: url?, tools, format: format? }, name_from("postgres", "postgres")))
+}
+
 fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
-    let foreign = ["container", "database", "user", "password", "format"];
+    let foreign = ["container", "database", "user", "password", "format", "url", "tools"];
     table.refuse(&foreign, "a `sqlite` backup has only a `path`", "remove the key");
-    backups::refuse_foreign(table, "sqlite", &["container", "database", "user", "password", "format", "path"]);
+    backups::refuse_foreign(
+        table,
+        "sqlite",
+        &["container", "database", "user", "password", "format", "path", "url", "tools"],
+    );
     let path = table.required("path", values::host_path(table.dir))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Some((BackupSource::Sqlite { path }, name_from(&stem, "sqlite")))

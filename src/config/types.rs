@@ -149,6 +149,8 @@ pub struct Backup {
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
     Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
+    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
     /// A directory of this host with everything below, but for what `exclude` names.
@@ -172,6 +174,16 @@ pub struct BackupCommand {
     pub container: Option<String>,
     pub env: BTreeMap<String, String>,
     pub secrets: BTreeMap<String, Secret>,
+}
+
+/// Where `pg_dump`, `pg_restore` and `psql` come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PostgresTools {
+    /// Those on this host's `PATH`.
+    #[default]
+    Host,
+    /// An image that has them.
+    Image(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

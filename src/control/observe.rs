@@ -194,6 +194,8 @@ impl Observer {
                 BackupSource::Command(command) => self.container_state(command.container.as_ref()?).await,
                 BackupSource::Sqlite { path } | BackupSource::Files { path, .. } if path.exists() => "present",
                 BackupSource::Sqlite { .. } | BackupSource::Files { .. } => "missing",
+                // Nobody asks a server that is not ours how it is.
+                BackupSource::PostgresUrl { .. } => "unknown",
                 // Made with the app's container where it is not there.
                 BackupSource::Volume { .. } => return None,
             };

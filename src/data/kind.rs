@@ -136,7 +136,7 @@ pub(super) fn kind_of(kind: PartKind) -> &'static dyn Kind {
 impl PartKind {
     pub(super) fn of(source: &BackupSource) -> Self {
         match source {
-            BackupSource::Postgres { .. } => Self::Postgres,
+            BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => Self::Postgres,
             BackupSource::Sqlite { .. } => Self::Sqlite,
             BackupSource::Files { .. } => Self::Files,
             BackupSource::Volume { .. } => Self::Volume,

@@ -208,7 +208,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
             return Err(DataError::Cancelled);
         }
         job.log.line(format!("dumping `{}`: {}", backup.name, kind::place(&backup.source)));
-        match dump_part(backup, (&set, &environment.key), reach, job).await {
+        match dump_part(backup, &set, &environment.key, reach, job).await {
             Ok(part) => {
                 job.log.line(format!("dumped `{}`: {} in {}", part.name, part::size(part.bytes), part.file));
                 report.parts.push(part);
@@ -239,7 +239,8 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
 /// Dumps one part within its time, telling how far it is; what it wrote is removed if it fails.
 async fn dump_part(
     backup: &Backup,
-    (set, key): (&layout::NewSet, &EnvironmentKey),
+    set: &layout::NewSet,
+    key: &EnvironmentKey,
     reach: Reach<'_>,
     job: &Job,
 ) -> Result<Part, DataError> {
@@ -247,7 +248,7 @@ async fn dump_part(
     let job = &Job { log: job.log.clone(), cancel: cancel.clone() };
     let meter = Arc::new(part::Meter::default());
     let begun = Instant::now();
-    let place = part::Place { dir: set.dir(), key, meter: &meter };
+    let place = part::Place { dir: set.dir(), meter: &meter, key };
     let mut work = kind_of(PartKind::of(&backup.source)).dump(backup, &place, reach, job);
     let mut deadline = Box::pin(tokio::time::sleep(backup.timeout));
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);

@@ -61,9 +61,9 @@ pub(super) fn size(bytes: u64) -> String {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub dir: &'a Path,
-    /// Whose set it is: throw-away containers are labelled with it.
-    pub key: &'a EnvironmentKey,
     pub meter: &'a Arc<Meter>,
+    /// Whose the set is.
+    pub key: &'a EnvironmentKey,
 }
 
 /// The ending that tells a file's compression.

@@ -220,9 +220,8 @@ impl<'a> Plan<'a> {
         };
         let paths = self.pairs.iter().filter_map(|(part, backup)| Some((part.name.as_str(), path(&backup.source)?)));
         let paths: Vec<_> = paths.collect();
-        let outer = |inner: &Path| {
-            paths.iter().find(|(_, (is_dir, path))| *is_dir && inner != path && inner.starts_with(path))
-        };
+        let outer =
+            |inner: &Path| paths.iter().find(|(_, (is_dir, path))| *is_dir && inner != path && inner.starts_with(path));
         paths.iter().find_map(|(name, (_, path))| Some((*name, outer(path)?.0)))
     }
 
@@ -298,7 +297,8 @@ async fn carry_out(
     let works: FuturesUnordered<Working<'_>> = first
         .into_iter()
         .map(|(index, (part, backup))| {
-            let work = Work { part, backup, set: request.set, key: &request.environment.key, reach, job: &inner };
+            let key = &request.environment.key;
+            let work = Work { part, backup, set: request.set, key, reach, job: &inner };
             let gate = Gate { ready: ready.clone(), open: open.clone() };
             Box::pin(async move { (index, work.run(gate).await) }) as Working<'_>
         })

@@ -29,6 +29,7 @@ use crate::{
 };
 
 pub mod docker;
+pub mod host;
 pub mod process;
 pub mod scratch;
 mod sight;

@@ -54,7 +54,7 @@ fn containers(config: &Config) -> BTreeMap<String, String> {
             let container = match &backup.source {
                 BackupSource::Postgres { container, .. } => Some(container),
                 BackupSource::Command(command) => command.container.as_ref(),
-                BackupSource::Sqlite { .. } | BackupSource::Files { .. } | BackupSource::Volume { .. } => None,
+                _ => None,
             };
             if let Some(container) = container {
                 note(container, format!("the backup {} of {}", backup.name, environment.key));

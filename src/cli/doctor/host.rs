@@ -212,7 +212,7 @@ fn files_to_back_up(config: &Config) -> Vec<Finding> {
             let (path, is_there, what) = match &backup.source {
                 BackupSource::Sqlite { path } => (path, path.is_file(), "the app's database"),
                 BackupSource::Files { path, .. } => (path, path.is_dir(), "the directory of the app's files"),
-                BackupSource::Postgres { .. } | BackupSource::Volume { .. } | BackupSource::Command(_) => continue,
+                _ => continue,
             };
             if !is_there {
                 let detail = format!("{} is not there", path.display());

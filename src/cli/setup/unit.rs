@@ -17,7 +17,7 @@ use crate::{
         context::{Context, user},
         error::{CliError, Result},
     },
-    config::{BackupSource, Config, RuntimeKind},
+    config::{BackupSource, Config, PostgresTools, RuntimeKind},
     files,
 };
 
@@ -66,7 +66,8 @@ fn needs_docker(source: &BackupSource) -> bool {
     match source {
         BackupSource::Postgres { .. } | BackupSource::Volume { .. } => true,
         BackupSource::Command(command) => command.container.is_some(),
-        BackupSource::Sqlite { .. } | BackupSource::Files { .. } => false,
+        BackupSource::PostgresUrl { tools, .. } => matches!(tools, PostgresTools::Image(_)),
+        _ => false,
     }
 }
 

@@ -261,6 +261,9 @@ pub(in crate::data) fn transcode<W: Write>(source: impl Read, exclude: &Exclude,
     let mut buffer = vec![0; BUFFER];
     while let Some(mut entry) = reader.next()? {
         entry.path = below_top(&entry.path);
+        if is_mark(&entry.path) {
+            return Err(bad("it holds a restore that was interrupted: restore again first"));
+        }
         if exclude.covers_any(&entry.path) || parts(&entry.path).next() == Some(STAGING.as_bytes()) {
             continue;
         }

@@ -232,5 +232,8 @@ async fn a_part_inside_another_is_refused_before_anything_is_done() {
     let report = take(dir.path(), backups.clone(), None, &job()).await.unwrap();
     let set = dir.path().join(report.set.unwrap());
     let error = put_back(&environment(backups), &set, None, &job()).await.unwrap_err();
-    assert!(matches!(&error, DataError::Unfit { why, .. } if why.starts_with("`inner` lies inside `outer`")), "{error}");
+    assert!(
+        matches!(&error, DataError::Unfit { why, .. } if why.starts_with("`inner` lies inside `outer`")),
+        "{error}"
+    );
 }
