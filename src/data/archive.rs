@@ -34,7 +34,7 @@ mod tape;
 pub(super) mod tests;
 mod unpack;
 
-pub(super) use pack::{Exclude, Packed, pack, transcode};
+pub(super) use pack::{Exclude, Packed, below, pack, transcode};
 pub(super) use tape::check_stream;
 pub(super) use unpack::{Unpacked, unpack};
 

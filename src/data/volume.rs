@@ -9,7 +9,7 @@
 //! removed before all that is new is in place; until the exchange is begun, the old content is there, whole, and a kill changes
 //! nothing; a kill in the middle leaves a mark by which the next restore goes on, and no backup is taken of what is half exchanged.
 //!
-//! Through a helper times are kept to the second, and a restore with `exclude` is refused: what is excluded cannot be told there.
+//! Through a helper times are kept to the second and none before 1970, which is the engine's doing, and a restore with `exclude` is refused: what is excluded cannot be told there.
 
 use std::path::PathBuf;
 
@@ -21,17 +21,16 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Check, DataError, Part, PartKind, PartSource, Reach, TableRows,
     archive::{
-        Exclude,
+        Exclude, below,
         exchange::is_half_done,
         pack,
-        pipe::{AsyncFeed, Drain, pipe},
+        pipe::{AsyncDrain, AsyncFeed, Drain, Feed, pipe},
         transcode,
     },
     kind::{Kind, Stored},
     part::Place,
     restore::{Gate, Loaded, Work},
     tree,
-    unpack::PartReader,
 };
 use crate::{
     config::{Backup, BackupSource, PathRules},
@@ -291,9 +290,7 @@ async fn through_helper(
     let helper = writer(scratch, work, volume, seen).await?;
     let written = async {
         command(containers, helper.name(), BEGIN, work.job).await?;
-        let mut reader = PartReader::open(work.set, work.part)?;
-        helper.write_archive(NEW, &mut reader, work.job).await?;
-        reader.finish().await?;
+        send(helper.as_ref(), work).await?;
         let Streamed { reading, drain } = stream(helper.as_ref(), NEW, work.job);
         let found = tokio::task::spawn_blocking(|| transcode(drain, &Exclude::default(), std::io::sink()));
         let (read, found) = tokio::join!(reading, found);
@@ -313,6 +310,22 @@ async fn through_helper(
     gone(helper, work.job).await;
     exchanged?;
     Ok(Loaded { tables: recorded.entries, rows: None, note: None })
+}
+
+/// Unpacks the part into the place for the new content. The engine lets links lead only to where it unpacks: that is the helper's root.
+async fn send(helper: &dyn ScratchContainer, work: &Work<'_>) -> Result<(), DataError> {
+    let (into, chunks) = pipe();
+    let renaming = tree::load(work.set, work.part, work.job, move |drain| {
+        let mut feed = Feed::new(into);
+        below(drain, NEW.trim_start_matches('/'), &mut feed)?;
+        feed.end()
+    });
+    let mut source = AsyncDrain::new(chunks);
+    let writing = async move { helper.write_archive("/", &mut source, work.job).await };
+    let (written, renamed) = tokio::join!(writing, renaming);
+    // Where the engine took no more, it says why; the other end only found nobody.
+    written?;
+    renamed
 }
 
 async fn command(containers: &dyn ContainerExec, helper: &str, script: &str, job: &Job) -> Result<(), DataError> {

@@ -294,6 +294,32 @@ pub(in crate::data) fn transcode<W: Write>(source: impl Read, exclude: &Exclude,
     Ok(Packed { sink: writer.finish()?, listing: lister.finish(), notes })
 }
 
+/// One of our archives with all its names below `top`. Blocks.
+pub(in crate::data) fn below(source: impl Read, top: &str, sink: impl Write) -> io::Result<()> {
+    let mut reader = TapeReader::new(source);
+    let mut writer = TapeWriter::new(sink);
+    let mut buffer = vec![0; BUFFER];
+    let inside = |path: &[u8]| match path {
+        b"" => top.as_bytes().to_vec(),
+        path => [top.as_bytes(), path].join(&b'/'),
+    };
+    while let Some(mut entry) = reader.next()? {
+        entry.path = inside(&entry.path);
+        if entry.kind == Kind::HardLink {
+            entry.link = inside(&entry.link);
+        }
+        writer.entry(&entry)?;
+        loop {
+            let n = reader.read(&mut buffer)?;
+            if n == 0 {
+                break;
+            }
+            writer.body(&buffer[..n])?;
+        }
+    }
+    writer.finish().map(drop)
+}
+
 fn below_top(path: &[u8]) -> Vec<u8> {
     let (first, rest) = match path.iter().position(|byte| *byte == b'/') {
         Some(at) => (&path[..at], &path[at + 1..]),

@@ -7,7 +7,10 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use tokio::{io::AsyncWrite, sync::mpsc};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::mpsc,
+};
 use tokio_util::sync::PollSender;
 
 use super::BUFFER;
@@ -30,6 +33,14 @@ pub(in crate::data) struct Feed {
 impl Feed {
     pub fn new(to: mpsc::Sender<Vec<u8>>) -> Self {
         Self { to, chunk: Vec::with_capacity(BUFFER) }
+    }
+}
+
+impl Feed {
+    /// Says to an [`AsyncDrain`] that this is all.
+    pub fn end(mut self) -> io::Result<()> {
+        self.flush()?;
+        self.to.blocking_send(Vec::new()).map_err(|_| io::ErrorKind::BrokenPipe.into())
     }
 }
 
@@ -104,6 +115,43 @@ impl AsyncWrite for AsyncFeed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.close();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// The reading end for the event loop. It ends well only if an empty chunk said so: a thread that failed leaves none.
+#[derive(Debug)]
+pub(in crate::data) struct AsyncDrain {
+    from: mpsc::Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    read: usize,
+    ended: bool,
+}
+
+impl AsyncDrain {
+    pub fn new(from: mpsc::Receiver<Vec<u8>>) -> Self {
+        Self { from, chunk: Vec::new(), read: 0, ended: false }
+    }
+}
+
+impl AsyncRead for AsyncDrain {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ended {
+            return Poll::Ready(Ok(()));
+        }
+        if self.read == self.chunk.len() {
+            match ready!(self.from.poll_recv(cx)) {
+                Some(chunk) if chunk.is_empty() => {
+                    self.ended = true;
+                    return Poll::Ready(Ok(()));
+                }
+                Some(chunk) => (self.chunk, self.read) = (chunk, 0),
+                None => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            }
+        }
+        let n = buf.remaining().min(self.chunk.len() - self.read);
+        buf.put_slice(&self.chunk[self.read..self.read + n]);
+        self.read += n;
         Poll::Ready(Ok(()))
     }
 }
