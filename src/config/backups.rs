@@ -9,7 +9,8 @@ use super::{
 use crate::model::Name;
 
 /// The keys that only some kinds have.
-const SPECIFIC: [&str; 15] = [
+const SPECIFIC: [&str; 16] = [
+    "check",
     "container",
     "database",
     "user",

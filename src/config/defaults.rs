@@ -14,6 +14,7 @@ parallel = true
 approval = false
 approval_timeout = "24h"
 windows = []
+rehearse_backups = "0s"
 
 ["pull"]
 timeout = "2m"
@@ -26,10 +27,10 @@ exclude = []
 env = {}
 secrets = {}
 required = false
-keep = 10
 keep_days = 7
 timeout = "30m"
 compression = "gzip"
+verify = "checksums"
 
 ["test"]
 name = "test"

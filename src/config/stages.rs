@@ -5,7 +5,7 @@ use super::{
     read::Reader,
     types::{
         Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat,
-        PostgresTools, Pull, Retention, Rollback, RuntimeKind, TestPlace, TestSuite,
+        PostgresTools, Pull, Retention, Rollback, RuntimeKind, TestPlace, TestSuite, VerifyBackup,
     },
     values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, integer, text},
 };
@@ -16,8 +16,9 @@ pub(super) fn pull(table: &Reader<'_>) -> Pull {
 }
 
 /// The entries of `[[backup]]`, and how long their common sets are kept: the most that any of them asks for. Without an
-/// entry `defaults` still serve sets that were made by hand.
-pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Backup>, Retention) {
+/// entry `defaults` still serve sets that were made by hand. What is lost with production's last sets is more than with another's.
+pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>, environment: &Name) -> (Vec<Backup>, Retention) {
+    let usual_keep = if environment.as_str() == "production" { 10 } else { 5 };
     let mut backups: Vec<Backup> = Vec::new();
     for table in tables {
         if let Some(backup) = backup(table) {
@@ -27,7 +28,8 @@ pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Back
         }
     }
     let tables = if tables.is_empty() { std::slice::from_ref(defaults) } else { tables };
-    let keep = tables.iter().map(|table| table.get("keep", integer(1..=100_000))).max().unwrap_or_default();
+    let keep = tables.iter().map(|table| table.read("keep", integer(1..=100_000)).unwrap_or(usual_keep)).max();
+    let keep = keep.unwrap_or(usual_keep);
     let keep_days = tables.iter().map(|table| table.get("keep_days", integer(0..=36_500))).max().unwrap_or_default();
     (backups, Retention { keep, keep_days })
 }
@@ -69,6 +71,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
             ("none", Some(Compression::None)),
         ]),
     );
+    let verify = table.get(
+        "verify",
+        choice(&[
+            ("off", Some(VerifyBackup::Off)),
+            ("checksums", Some(VerifyBackup::Checksums)),
+            ("restore", Some(VerifyBackup::Restore)),
+        ]),
+    );
+    let check = table.read("check", values::filled);
     let name = table.read("name", values::checked::<Name>);
     let (source, fallback) = match kind? {
         BackupKind::Postgres => postgres(table)?,
@@ -85,7 +96,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
             return None;
         }
     };
-    Some(Backup { name: name.or(fallback)?, source, required, timeout, compression: compression? })
+    Some(Backup {
+        name: name.or(fallback)?,
+        source,
+        required,
+        timeout,
+        compression: compression?,
+        verify: verify?,
+        check,
+    })
 }
 
 fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
@@ -93,7 +112,7 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     backups::refuse_foreign(
         table,
         "postgres",
-        &["container", "database", "user", "password", "format", "path", "url", "tools"],
+        &["check", "container", "database", "user", "password", "format", "path", "url", "tools"],
     );
     let tools = table.get("tools", values::tools);
     if table.has("url") {
@@ -125,7 +144,7 @@ fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     backups::refuse_foreign(
         table,
         "sqlite",
-        &["container", "database", "user", "password", "format", "path", "url", "tools"],
+        &["check", "container", "database", "user", "password", "format", "path", "url", "tools"],
     );
     let path = table.required("path", values::host_path(table.dir))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();

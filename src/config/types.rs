@@ -111,6 +111,8 @@ pub struct Environment {
     pub pull: Pull,
     pub backups: Vec<Backup>,
     pub backup_retention: Retention,
+    /// How often the daemon restores the newest set into something that is thrown away; `None`: never.
+    pub rehearse_backups: Option<Duration>,
     pub tests: Vec<TestSuite>,
     pub build: Build,
     pub migrate: Option<Migrate>,
@@ -143,6 +145,19 @@ pub struct Backup {
     pub required: bool,
     pub timeout: Duration,
     pub compression: Compression,
+    /// How far it is looked at once it was made.
+    pub verify: VerifyBackup,
+    /// A query that data which was put back has to answer: at least one row, whose first column is neither zero nor false.
+    pub check: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VerifyBackup {
+    Off,
+    /// Every file is read again.
+    Checksums,
+    /// It is restored into something that is thrown away.
+    Restore,
 }
 
 #[derive(Debug, Clone)]

@@ -33,6 +33,7 @@ use crate::{
 };
 
 mod archive;
+mod check;
 mod command;
 mod files;
 mod kind;
@@ -46,6 +47,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod trust;
 mod unpack;
 mod verify;
 mod volume;
@@ -53,6 +55,7 @@ mod volume;
 use kind::kind_of;
 
 pub use archive::Listing;
+pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
@@ -62,9 +65,13 @@ pub use manifest::{
 pub use restore::{
     Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
 };
-pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune, which_set};
+pub use retention::{
+    Pruned, SetState, SetSummary, discard_incomplete, expired, find_set, last_copies, list, prune, remove_set,
+    which_set,
+};
 pub use sqlite::make_example_database;
 pub use tree::Tree;
+pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
 };

@@ -124,7 +124,7 @@ async fn it_is_tried_out_by_a_command_of_its_own_or_not_at_all() {
         (None, Some("cannot be tried out unless its `[[backup]]` has a `rehearse` command")),
     ] {
         let environment = with(rehearse);
-        let request = VerifyRequest { environment: Some(&environment), set: &set, depth: Depth::Restore };
+        let request = VerifyRequest { environment: Some(&environment), set: &set, parts: &[], depth: Depth::Restore };
         let verified = verify_set(request, Reach::default(), &job()).await.unwrap();
         assert_eq!(verified.ok, expected.is_none(), "{verified:#?}");
         assert!(expected.is_none_or(|text| verified.problems[0].contains(text)), "{verified:#?}");

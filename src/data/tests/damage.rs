@@ -76,7 +76,7 @@ impl Scene {
 
     /// Neither looking nor restoring takes the set for a good one, and nothing is changed.
     async fn refused(&self, before: &[String], what: &str) {
-        let request = VerifyRequest { environment: None, set: &self.set, depth: Depth::Checksums };
+        let request = VerifyRequest { environment: None, set: &self.set, parts: &[], depth: Depth::Checksums };
         let looked = verify_set(request, Reach::default(), &job()).await;
         assert!(looked.as_ref().map_or(true, |report| !report.ok), "{what}: {looked:#?}");
         let exec = self.containers.as_ref().map(|engine| engine as &dyn ContainerExec);

@@ -224,8 +224,8 @@ async fn links_out_of_the_tree_are_kept_and_not_followed() {
     let archive = Forged::new().link("a", outside.to_str().unwrap()).link("b", "../outside/secret").end();
     scene.plant(&archive, 3, 0);
     forge(&scene.set, |m| {
-        let limits = crate::data::archive::Limits { entries: 3, bytes: 0 };
-        m.parts[0].tree.as_mut().unwrap().listing = crate::data::archive::check_stream(&archive[..], limits).unwrap();
+        let limits = archive::Limits { entries: 3, bytes: 0 };
+        m.parts[0].tree.as_mut().unwrap().listing = archive::check_stream(&archive[..], limits).unwrap();
     });
     let before = print(&outside);
     put_back(&scene.environment, &scene.set, None, &job()).await.unwrap();
@@ -236,8 +236,8 @@ async fn links_out_of_the_tree_are_kept_and_not_followed() {
     scene.plant(&Forged::new().file("x", "y").end(), 2, 1);
     forge(&scene.set, |m| {
         let archive = std::fs::read(scene.set.join("uploads.tar")).unwrap();
-        let limits = crate::data::archive::Limits { entries: 3, bytes: 9 };
-        m.parts[0].tree.as_mut().unwrap().listing = crate::data::archive::check_stream(&archive[..], limits).unwrap();
+        let limits = archive::Limits { entries: 3, bytes: 9 };
+        m.parts[0].tree.as_mut().unwrap().listing = archive::check_stream(&archive[..], limits).unwrap();
     });
     put_back(&scene.environment, &scene.set, None, &job()).await.unwrap();
     assert_eq!(print(&outside), before);

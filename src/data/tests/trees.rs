@@ -171,7 +171,7 @@ async fn a_set_is_tried_out_by_unpacking_it() {
     awkward_tree(&root);
     let report = take(dir.path(), vec![files("uploads", &root, &[])], None, &job()).await.unwrap();
     let set = dir.path().join(report.set.unwrap());
-    let request = VerifyRequest { environment: None, set: &set, depth: Depth::Restore };
+    let request = VerifyRequest { environment: None, set: &set, parts: &[], depth: Depth::Restore };
     let verified = verify_set(request, Reach::default(), &job()).await.unwrap();
     assert!(verified.ok, "{verified:#?}");
     let checks: Vec<_> = verified.parts[0].checks.iter().map(|check| check.detail.as_str()).collect();

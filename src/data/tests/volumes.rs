@@ -108,7 +108,7 @@ impl World {
 
     async fn put_back(&self, source: &Backup, set: &Path, directly: bool) -> Result<RestoreReport, DataError> {
         let environment = environment(vec![source.clone()]);
-        restore_set(RestoreRequest { environment: &environment, set }, self.reach(directly), &job()).await
+        restore_set(RestoreRequest { environment: &environment, set, parts: &[] }, self.reach(directly), &job()).await
     }
 }
 
@@ -152,7 +152,7 @@ async fn docker_a_volume_is_again_what_it_was_by_either_way() {
             assert_eq!(after.len(), before.len());
             assert_eq!(std::fs::metadata(&place).unwrap().permissions().mode() & 0o777, 0o751);
         }
-        let request = VerifyRequest { environment: None, set: &set, depth: Depth::Restore };
+        let request = VerifyRequest { environment: None, set: &set, parts: &[], depth: Depth::Restore };
         let verified = verify_set(request, world.reach(directly), &job()).await.unwrap();
         assert!(verified.ok, "{verified:#?}");
     }
