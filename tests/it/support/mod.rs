@@ -14,6 +14,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod disk;
 mod ports;
 #[expect(dead_code, reason = "the notifier's own tests, which share it, order the other kinds of trouble")]
 pub mod telegram;
