@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod pipe;
+
 /// Between SIGTERM and SIGKILL of a program that is cancelled or out of time.
 pub const KILL_AFTER: Duration = Duration::from_secs(5);
 
@@ -52,6 +54,10 @@ pub enum ExecError {
     Cancelled { program: String },
     #[error("`{program}` did not finish within {limit:?} and was stopped")]
     TimedOut { program: String, limit: Duration },
+    #[error("what `{program}` was to get could not be read: {source}")]
+    Input { program: String, source: std::io::Error },
+    #[error("what `{program}` printed could not be written: {source}")]
+    Output { program: String, source: std::io::Error },
     #[error("lost track of `{program}`: {source}")]
     Wait { program: String, source: std::io::Error },
 }
@@ -163,9 +169,9 @@ impl Program {
         self.program.to_string_lossy().into_owned()
     }
 
-    fn spawn(&self) -> Result<Box<dyn ChildWrapper>, ExecError> {
+    fn spawn(&self, stdin: Stdio) -> Result<Box<dyn ChildWrapper>, ExecError> {
         let mut command = Command::new(&self.program);
-        command.args(&self.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(&self.args).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
         if self.clear_env {
             command.env_clear().envs(kept_env());
         }
@@ -190,7 +196,7 @@ impl Program {
         keep_stdout: bool,
         on_line: &mut (dyn FnMut(Stream, &str) + Send),
     ) -> Result<Finished, ExecError> {
-        let mut child = self.spawn()?;
+        let mut child = self.spawn(Stdio::null())?;
         let (lines_in, mut lines) = mpsc::channel::<(Stream, String)>(64);
         let stdout = child.stdout().take();
         let stderr = child.stderr().take();

@@ -155,6 +155,12 @@ fn backup(source: &BackupSource) -> String {
             format!("postgres by its url, with the tools of {image}")
         }
         BackupSource::Sqlite { path } => format!("sqlite {}", path.display()),
+        BackupSource::Files { path, .. } => format!("files {}", path.display()),
+        BackupSource::Volume { volume, .. } => format!("volume {volume}"),
+        BackupSource::Command(command) => match &command.container {
+            Some(container) => format!("`{}` in {container}", command.dump),
+            None => format!("`{}`", command.dump),
+        },
     }
 }
 

@@ -23,6 +23,9 @@ retries = 2
 ["backup"]
 tools = "host"
 format = "plain"
+exclude = []
+env = {}
+secrets = {}
 required = false
 keep_days = 7
 timeout = "30m"

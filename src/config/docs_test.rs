@@ -72,6 +72,8 @@ fn every_key_is_read_and_checked() {
         // The kind of an entry decides which keys are read.
         let kind = match (table.as_str(), key.as_str()) {
             ("backup", "path") => "kind = 'sqlite'\n",
+            ("backup", "exclude" | "volume") => "kind = 'volume'\n",
+            ("backup", "dump" | "restore" | "rehearse" | "env" | "secrets") => "kind = 'command'\n",
             ("backup", "kind") | ("app" | "environments.*" | "secret", _) => "",
             ("backup", _) => "kind = 'postgres'\n",
             ("smoke.check", "status" | "contains" | "absent" | "json" | "max_latency") => "http = '/'\n",

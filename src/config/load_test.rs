@@ -332,13 +332,62 @@ fn broken_toml_is_shown_without_the_secrets_in_it() {
 }
 
 #[test]
+fn files_volumes_and_commands_can_be_backed_up() {
+    let house = House::new(&format!(
+        "{SMALL}[[backup]]\nkind = 'files'\npath = 'data/uploads'\nexclude = ['*.tmp', 'cache/**', 'old/']\n\
+         [[backup]]\nkind = 'volume'\nvolume = 'app_Data'\n\
+         [[backup]]\nkind = 'command'\ndump = 'd'\nrestore = 'r'\ncontainer = 'c'\nenv = {{ A = '1' }}\n"
+    ));
+    let config = house.load_as(MissingSecrets::Error).unwrap();
+    let backups = &config.apps[0].environments[0].backups;
+    let names: Vec<_> = backups.iter().map(|backup| backup.name.as_str()).collect();
+    assert_eq!(names, ["uploads", "app_data", "command"]);
+    let BackupSource::Files { path, exclude } = &backups[0].source else { panic!("{backups:?}") };
+    assert_eq!(*path, house.dir.path().join("data/uploads"));
+    let excluded = |path: &str| exclude.set.as_ref().unwrap().is_match(path);
+    for (path, expected) in [
+        ("x.tmp", true),
+        ("a/b/x.tmp", true),
+        ("cache/page", true),
+        ("cache", false),
+        ("a/cache/page", false),
+        ("a/old", true),
+        ("x.tmp/y", false),
+    ] {
+        assert_eq!(excluded(path), expected, "{path}");
+    }
+    let BackupSource::Command(command) = &backups[2].source else { panic!("{backups:?}") };
+    assert_eq!((command.container.as_deref(), command.env["A"].as_str()), (Some("c"), "1"));
+}
+
+#[test]
+fn every_kind_of_backup_says_which_keys_it_has() {
+    let house = House::new(&format!(
+        "{SMALL}[[backup]]\nkind = 'files'\npath = '/'\nvolume = 'x'\n\
+         [[backup]]\nkind = 'volume'\nvolume = '../x'\nexclude = ['../y']\n\
+         [[backup]]\nkind = 'command'\ndump = ''\nuser = 'x'\n\
+         [[backup]]\nkind = 'sqlite'\npath = 'x.db'\nexclude = ['y']\n"
+    ));
+    assert_snapshot!(house.errors(), @r"
+    pipeline.toml:9:8: `backup[0].path`: is the root of this host's files; name the directory that holds the app's files
+    pipeline.toml:10:10: `backup[0].volume`: a `files` backup has no `volume`; remove the key
+    pipeline.toml:13:10: `backup[1].volume`: `../x` is not a name that Docker takes; it may have letters, digits and `_`, `.`, `-`, must start with a letter or digit, and be 1 to 128 long
+    pipeline.toml:14:12: `backup[1].exclude[0]`: `../y` must not start with `/` or `!`, or have `.` or `..`; patterns are relative to the directory that is backed up, such as `*.tmp` or `cache/**`
+    pipeline.toml:15:1: `backup[2].restore`: is missing; add `restore = …`
+    pipeline.toml:17:8: `backup[2].dump`: is empty
+    pipeline.toml:18:8: `backup[2].user`: a `command` backup has no `user`; remove the key
+    pipeline.toml:22:11: `backup[3].exclude`: a `sqlite` backup has no `exclude`; remove the key
+    ");
+}
+
+#[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
         "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n"
     ));
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:7:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
-    pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres` and `sqlite`; remove the entry
+    pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres`, `sqlite`, `files`, `volume` and `command`; remove the entry
     pipeline.toml:11:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
     "#);
 }

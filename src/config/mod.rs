@@ -11,6 +11,7 @@
 //!
 //! Defaults stand in one place, `defaults.rs`, and are documented in `docs/configuration.md` (a test compares the two).
 
+mod backups;
 mod defaults;
 mod environment;
 mod error;

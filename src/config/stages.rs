@@ -1,6 +1,7 @@
 //! The tables of pull, backup, test, build and rollback.
 
 use super::{
+    backups,
     read::Reader,
     types::{
         Backup, BackupSource, Build, Builder, Compression, Coverage, PostgresFormat, PostgresTools, Pull, Retention,
@@ -22,6 +23,7 @@ pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>, environment:
     for table in tables {
         if let Some(backup) = backup(table) {
             unique(table, &backup.name, backups.iter().map(|other| &other.name), "backup");
+            backups::refuse_nested(table, &backup, &backups);
             backups.push(backup);
         }
     }
@@ -43,6 +45,9 @@ fn unique<'n>(table: &Reader<'_>, name: &Name, mut others: impl Iterator<Item = 
 enum BackupKind {
     Postgres,
     Sqlite,
+    Files,
+    Volume,
+    Command,
     Later,
 }
 
@@ -51,9 +56,9 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
         ("postgres", BackupKind::Postgres),
         ("sqlite", BackupKind::Sqlite),
         ("mysql", BackupKind::Later),
-        ("files", BackupKind::Later),
-        ("volume", BackupKind::Later),
-        ("command", BackupKind::Later),
+        ("files", BackupKind::Files),
+        ("volume", BackupKind::Volume),
+        ("command", BackupKind::Command),
     ];
     let kind = table.required("kind", choice(KINDS));
     let required = table.get("required", boolean);
@@ -79,9 +84,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
     let (source, fallback) = match kind? {
         BackupKind::Postgres => postgres(table)?,
         BackupKind::Sqlite => sqlite(table)?,
+        BackupKind::Files => backups::files(table)?,
+        BackupKind::Volume => backups::volume(table)?,
+        BackupKind::Command => backups::command(table)?,
         BackupKind::Later => {
             let complaint = Complaint::new("this version cannot make this kind of backup yet");
-            table.complain("kind", complaint.help("it knows `postgres` and `sqlite`; remove the entry"));
+            table.complain(
+                "kind",
+                complaint.help("it knows `postgres`, `sqlite`, `files`, `volume` and `command`; remove the entry"),
+            );
             return None;
         }
     };
@@ -98,6 +109,11 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
 
 fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     table.refuse(&["path"], "a `postgres` backup has no `path`", "name its `container` and `database`");
+    backups::refuse_foreign(
+        table,
+        "postgres",
+        &["check", "container", "database", "user", "password", "format", "path", "url", "tools"],
+    );
     let tools = table.get("tools", values::tools);
     if table.has("url") {
         return postgres_url(table, tools);
@@ -125,13 +141,18 @@ fn postgres_url(table: &Reader<'_>, tools: PostgresTools) -> Option<(BackupSourc
 fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     let foreign = ["container", "database", "user", "password", "format", "url", "tools"];
     table.refuse(&foreign, "a `sqlite` backup has only a `path`", "remove the key");
+    backups::refuse_foreign(
+        table,
+        "sqlite",
+        &["check", "container", "database", "user", "password", "format", "path", "url", "tools"],
+    );
     let path = table.required("path", values::host_path(table.dir))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     Some((BackupSource::Sqlite { path }, name_from(&stem, "sqlite")))
 }
 
 /// A backup's name from what it holds, else from its kind.
-fn name_from(text: &str, kind: &str) -> Option<Name> {
+pub(super) fn name_from(text: &str, kind: &str) -> Option<Name> {
     text.to_lowercase().parse().or_else(|_| kind.parse()).ok()
 }
 

@@ -176,6 +176,27 @@ pub enum BackupSource {
     PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
+    /// A directory of this host with everything below, but for what `exclude` names.
+    Files { path: PathBuf, exclude: PathRules },
+    /// A volume of the Docker Engine, but for what `exclude` names.
+    Volume { volume: String, exclude: PathRules },
+    /// The user's own way.
+    Command(Box<BackupCommand>),
+}
+
+/// Commands run by `sh -c`: on this host, or in a container that runs.
+#[derive(Debug, Clone)]
+pub struct BackupCommand {
+    /// Its standard output is the backup.
+    pub dump: String,
+    /// Gets the backup on its standard input.
+    pub restore: String,
+    /// Gets the backup on its standard input, and changes nothing: whether it could be restored.
+    pub rehearse: Option<String>,
+    /// `None`: on this host.
+    pub container: Option<String>,
+    pub env: BTreeMap<String, String>,
+    pub secrets: BTreeMap<String, Secret>,
 }
 
 /// Where `pg_dump`, `pg_restore` and `psql` come from.

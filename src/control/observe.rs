@@ -234,23 +234,28 @@ impl Observer {
     }
 
     async fn databases(&self, environment: &Environment) -> Vec<DatabaseStatus> {
-        join_all(environment.backups.iter().map(async |backup| {
+        let states = join_all(environment.backups.iter().map(async |backup| {
             let state = match &backup.source {
-                BackupSource::Postgres { container, .. } => {
-                    match tokio::time::timeout(PATIENCE, self.runtimes.docker.is_running(container)).await {
-                        Ok(Ok(true)) => "running",
-                        Ok(Ok(false)) => "stopped",
-                        _ => "unknown",
-                    }
-                }
+                BackupSource::Postgres { container, .. } => self.container_state(container).await,
+                BackupSource::Command(command) => self.container_state(command.container.as_ref()?).await,
+                BackupSource::Sqlite { path } | BackupSource::Files { path, .. } if path.exists() => "present",
+                BackupSource::Sqlite { .. } | BackupSource::Files { .. } => "missing",
                 // Nobody asks a server that is not ours how it is.
                 BackupSource::PostgresUrl { .. } => "unknown",
-                BackupSource::Sqlite { path } if path.exists() => "present",
-                BackupSource::Sqlite { .. } => "missing",
+                // Made with the app's container where it is not there.
+                BackupSource::Volume { .. } => return None,
             };
-            DatabaseStatus { name: backup.name.to_string(), state: state.to_owned() }
-        }))
-        .await
+            Some(DatabaseStatus { name: backup.name.to_string(), state: state.to_owned() })
+        }));
+        states.await.into_iter().flatten().collect()
+    }
+
+    async fn container_state(&self, container: &str) -> &'static str {
+        match tokio::time::timeout(PATIENCE, self.runtimes.docker.is_running(container)).await {
+            Ok(Ok(true)) => "running",
+            Ok(Ok(false)) => "stopped",
+            _ => "unknown",
+        }
     }
 }
 

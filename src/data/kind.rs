@@ -11,11 +11,11 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DataError, Part, PartKind, TableRows,
+    DataError, Part, PartKind, TableRows, command, files,
     part::Place,
     postgres,
     restore::{Gate, Loaded, Work},
-    sqlite,
+    sqlite, volume,
 };
 use crate::{
     config::{Backup, BackupSource},
@@ -103,6 +103,12 @@ pub(super) trait Kind: Send + Sync {
     /// nothing was changed.
     async fn restore(&self, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError>;
 
+    /// Whether a restore changes something before its last step, and cannot undo that. Such a part is put back when all others are ready, and before they take
+    /// theirs: its gate is open.
+    fn comes_last(&self) -> bool {
+        false
+    }
+
     /// Restores the file into something that is thrown away afterwards, and counts the rows of the tables that are noted in the part, or of
     /// all where none are. An error means that it could not be restored, or that there
     /// is no way to try: it says which.
@@ -135,6 +141,9 @@ pub(super) fn kind_of(kind: PartKind) -> &'static dyn Kind {
     match kind {
         PartKind::Postgres => &postgres::Postgres,
         PartKind::Sqlite => &sqlite::Sqlite,
+        PartKind::Files => &files::Files,
+        PartKind::Volume => &volume::Volume,
+        PartKind::Command => &command::Command,
     }
 }
 
@@ -143,6 +152,9 @@ impl PartKind {
         match source {
             BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => Self::Postgres,
             BackupSource::Sqlite { .. } => Self::Sqlite,
+            BackupSource::Files { .. } => Self::Files,
+            BackupSource::Volume { .. } => Self::Volume,
+            BackupSource::Command(_) => Self::Command,
         }
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{BackupReport, DataError, PartFailure, SetRequest, VERIFICATION};
+use super::{BackupReport, DataError, PartFailure, SetRequest, Tree, VERIFICATION};
 use crate::{
     config::Compression,
     model::{CommitId, DeploymentId, EnvironmentKey, Name},
@@ -87,6 +87,9 @@ pub struct Part {
     /// The rows of each table, counted in what was dumped, in no order. Empty: not counted, or there are none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tables: Vec<TableRows>,
+    /// Of a directory or a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tree: Option<Tree>,
     /// What made it: `pg_dump (PostgreSQL) 15.14`, `SQLite 3.50.2`.
     pub tool: String,
     /// The database server's version, where it has one of its own.
@@ -101,6 +104,9 @@ pub struct Part {
 pub enum PartKind {
     Postgres,
     Sqlite,
+    Files,
+    Volume,
+    Command,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,6 +118,10 @@ pub enum PartFormat {
     Custom,
     /// A SQLite database file.
     Database,
+    /// A tar archive in the pax format.
+    Tar,
+    /// What a command printed.
+    Output,
 }
 
 /// Where it came from.
@@ -122,6 +132,11 @@ pub struct PartSource {
     pub database: Option<String>,
     pub user: Option<String>,
     pub path: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<String>,
+    /// The command that printed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub command: Option<String>,
     /// `db.example:5432`, of a server that is reached over the network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<String>,
@@ -242,6 +257,10 @@ pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
     if manifest.computed_checksum().map_err(|e| unusable(e.to_string()))? != manifest.checksum {
         return Err(unusable("it was changed after it was written".to_owned()));
+    }
+    // What changes nothing in the meaning, such as a space for a line end, is damage too.
+    if serde_json::to_vec_pretty(&manifest).map_err(|e| unusable(e.to_string()))? != text.trim_ascii_end() {
+        return Err(unusable("it is not as it was written".to_owned()));
     }
     if let Some(part) = manifest.parts.iter().find(|p| !is_plain_name(&p.file)) {
         return Err(unusable(format!("`{}` is not a plain file name", part.file.escape_default())));

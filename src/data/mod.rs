@@ -32,7 +32,10 @@ use crate::{
     runtime::{Job, RuntimeError},
 };
 
+mod archive;
 mod check;
+mod command;
+mod files;
 mod kind;
 mod layout;
 mod manifest;
@@ -43,12 +46,15 @@ mod retention;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod trust;
 mod unpack;
 mod verify;
+mod volume;
 
 use kind::kind_of;
 
+pub use archive::Listing;
 pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
@@ -64,6 +70,7 @@ pub use retention::{
     which_set,
 };
 pub use sqlite::make_example_database;
+pub use tree::Tree;
 pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,

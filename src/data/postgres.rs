@@ -244,6 +244,7 @@ async fn dump_with(client: &Client<'_>, backup: &Backup, place: &Place<'_>, job:
         raw_bytes: written.raw_bytes,
         compression: Some(outside),
         tables,
+        tree: None,
         tool: versions.tool.map_or_else(|| "pg_dump".to_owned(), |v| format!("pg_dump (PostgreSQL) {v}")),
         server: versions.server.map(|v| format!("PostgreSQL {v}")),
         restore,
@@ -327,7 +328,7 @@ pub(super) fn conninfo_quote(value: &str) -> String {
     format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
-fn shell_quote(value: &str) -> String {
+pub(super) fn shell_quote(value: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     if !value.is_empty() && value.bytes().all(plain) {
         value.to_owned()

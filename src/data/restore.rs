@@ -13,6 +13,9 @@
 //! the first and the last of several parts' steps lie milliseconds; an end just there leaves some parts new, some old, each whole. Doing it again puts
 //! that right: a restore done twice gives the same world.
 //!
+//! **What cannot be undone comes last.** A command's restore changes its data at once, whatever happens then. So it is run when every other part is
+//! ready and before any has taken its last step: if it fails, nothing else is changed, and the error says that its own data may be.
+//!
 //! What is read is bounded by the size that the manifest recorded and hashed once more on the way, so that a file exchanged after the
 //! verification is not committed either.
 //!
@@ -23,7 +26,7 @@ use std::{
     fmt,
     future::Future,
     path::{Path, PathBuf},
-    pin::Pin,
+    pin::{Pin, pin},
     time::{Duration, Instant},
 };
 
@@ -38,7 +41,7 @@ use super::{
     part, read_manifest, verify_checksums,
 };
 use crate::{
-    config::{Backup, Environment},
+    config::{Backup, BackupSource, Environment},
     model::{EnvironmentKey, Name},
     runtime::Job,
 };
@@ -86,6 +89,7 @@ pub struct RestoredPart {
     pub place: String,
     /// Of the file, compressed.
     pub bytes: u64,
+    /// Of a directory or a volume: files, directories and links.
     pub tables: u64,
     /// PostgreSQL: rows loaded.
     pub rows: Option<u64>,
@@ -200,12 +204,32 @@ impl<'a> Plan<'a> {
         }
         let known = |name: &str| manifest.parts.iter().any(|p| p.name == name);
         plan.absent = backups.iter().map(|b| b.name.to_string()).filter(|name| !known(name)).collect();
+        if let Some((inner, outer)) = plan.nested() {
+            return Err(unfit(format!(
+                "`{inner}` lies inside `{outer}`, and one cannot be exchanged while the other is: name directories beside each other"
+            )));
+        }
         if plan.pairs.is_empty() {
             return Err(unfit(
                 "it holds nothing that the configuration has a `[[backup]]` of the same name for".to_owned(),
             ));
         }
         Ok(plan)
+    }
+
+    /// A part whose files lie in the directory of another.
+    fn nested(&self) -> Option<(&str, &str)> {
+        let real = |path: &Path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        let path = |source: &BackupSource| match source {
+            BackupSource::Files { path, .. } => Some((true, real(path))),
+            BackupSource::Sqlite { path } => Some((false, real(path))),
+            _ => None,
+        };
+        let paths = self.pairs.iter().filter_map(|(part, backup)| Some((part.name.as_str(), path(&backup.source)?)));
+        let paths: Vec<_> = paths.collect();
+        let outer =
+            |inner: &Path| paths.iter().find(|(_, (is_dir, path))| *is_dir && inner != path && inner.starts_with(path));
+        paths.iter().find_map(|(name, (_, path))| Some((*name, outer(path)?.0)))
     }
 
     fn source_of(&self, part: &Part, backups: &'a [Backup]) -> Result<&'a Backup, String> {
@@ -253,7 +277,7 @@ pub(super) struct Work<'a> {
     pub part: &'a Part,
     pub backup: &'a Backup,
     pub set: &'a Path,
-    /// Whose the set is.
+    /// Whose the data is: throw-away containers are labelled with it.
     pub key: &'a EnvironmentKey,
     pub reach: Reach<'a>,
     /// Cancelled to give up before the gate has opened; after that, only when the last step takes too long.
@@ -274,10 +298,11 @@ async fn carry_out(
     let inner = Job { log: job.log.clone(), cancel: CancellationToken::new() };
     // What is dropped half way must not go on by itself.
     let _guard = inner.cancel.clone().drop_guard();
-    let works: FuturesUnordered<Working<'_>> = plan
-        .pairs
-        .iter()
-        .enumerate()
+    let (last, first): (Vec<_>, Vec<_>) =
+        plan.pairs.iter().enumerate().partition(|(_, (part, _))| kind_of(part.kind).comes_last());
+    let mut missing = first.len();
+    let works: FuturesUnordered<Working<'_>> = first
+        .into_iter()
         .map(|(index, (part, backup))| {
             let key = &request.environment.key;
             let work = Work { part, backup, set: request.set, key, reach, job: &inner };
@@ -290,7 +315,6 @@ async fn carry_out(
     let longest = plan.pairs.iter().map(|(_, backup)| backup.timeout).max().unwrap_or_default();
     let limit = longest.saturating_mul(LONGER_THAN_DUMPING);
     let mut deadline = Box::pin(tokio::time::sleep(limit));
-    let mut missing = plan.pairs.len();
     while missing > 0 {
         let given_up = tokio::select! {
             biased;
@@ -307,6 +331,14 @@ async fn carry_out(
         // What does not wind up in time is dropped, which ends it in the background.
         let _ = tokio::time::timeout(WIND_UP, run.finish(plan)).await;
         return Err(given_up);
+    }
+    for (index, (part, backup)) in last {
+        let work = Work { part, backup, set: request.set, key: &request.environment.key, reach, job: &inner };
+        if let Err(error) = run.put_last(index, &work, plan, job, LONGER_THAN_DUMPING).await {
+            inner.cancel.cancel();
+            let _ = tokio::time::timeout(WIND_UP, run.finish(plan)).await;
+            return Err(error);
+        }
     }
     job.log.line("everything is ready: replacing the data");
     let _ = opener.send(true);
@@ -333,6 +365,59 @@ impl Run<'_> {
                 }
             }
         }
+    }
+
+    /// Puts a part back that cannot wait at the gate, while all that can do so. An error leaves those as they are.
+    async fn put_last(
+        &mut self,
+        index: usize,
+        work: &Work<'_>,
+        plan: &Plan<'_>,
+        job: &Job,
+        times: u32,
+    ) -> Result<(), DataError> {
+        let (ready, _arrivals) = mpsc::unbounded_channel();
+        let (_opener, open) = watch::channel(true);
+        let limit = work.backup.timeout.saturating_mul(times);
+        let mut working = pin!(work.run(Gate { ready, open }));
+        let ended = loop {
+            tokio::select! {
+                biased;
+                ended = &mut working => break ended,
+                // One of those that wait did not hold out.
+                Some((index, Err(error))) = self.works.next() => {
+                    self.failure.get_or_insert(plan.failure(index, error));
+                    work.job.cancel.cancel();
+                }
+                () = job.cancel.cancelled(), if !work.job.cancel.is_cancelled() => work.job.cancel.cancel(),
+                () = tokio::time::sleep(limit) => {
+                    work.job.cancel.cancel();
+                    // A command that does not end then is ended by being dropped.
+                    let _ = tokio::time::timeout(WIND_UP, &mut working).await;
+                    break Err(DataError::dump(format!("it took longer than {limit:?}, {times} times its `timeout`")));
+                }
+            }
+        };
+        let error = match ended {
+            Ok(part) => {
+                self.restored.push((index, part));
+                match self.failure.take() {
+                    None => return Ok(()),
+                    Some(error) => error,
+                }
+            }
+            Err(error) => {
+                let (part, place) = plan.name_and_place(index);
+                DataError::Restore { part, place, why: error.to_string(), left: Left::Old }
+            }
+        };
+        let done = self.restored.iter().map(|(_, part)| part.name.clone()).collect();
+        Err(match error {
+            DataError::Restore { part, place, why, .. } => {
+                DataError::Restore { part, place, why, left: Left::Partly { done } }
+            }
+            other => other,
+        })
     }
 
     /// Of a run whose gate was opened.
@@ -386,7 +471,12 @@ impl Work<'_> {
             other => other,
         })?;
         let rows = loaded.rows.map(|rows| format!(", {rows} rows")).unwrap_or_default();
-        log.line(format!("restored `{}`: {} tables{rows}", self.part.name, loaded.tables));
+        let what = match self.part.kind {
+            PartKind::Postgres | PartKind::Sqlite => format!("{} tables{rows}", loaded.tables),
+            PartKind::Files | PartKind::Volume => format!("{} files, directories and links", loaded.tables),
+            PartKind::Command => "its command has ended well".to_owned(),
+        };
+        log.line(format!("restored `{}`: {what}", self.part.name));
         if let Some(note) = &loaded.note {
             log.line(note);
         }

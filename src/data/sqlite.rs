@@ -219,6 +219,7 @@ async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> R
         raw_bytes: written.raw_bytes,
         compression: Some(backup.compression),
         tables,
+        tree: None,
         tool: format!("SQLite {version}"),
         server: None,
         duration_ms: 0,

@@ -25,10 +25,15 @@ use crate::{
     secret::Secret,
 };
 
+mod command;
+mod damage;
+mod hostile;
 mod postgres;
 mod restore;
 mod retention;
 mod sqlite;
+mod trees;
+mod volumes;
 
 const LONG: Duration = Duration::from_secs(120);
 

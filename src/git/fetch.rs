@@ -249,7 +249,9 @@ impl<'a> Task<'a> {
             ExecError::Start { .. } => {
                 self.error(GitErrorKind::Host, format!("{error}; install `git` and see that it is on the PATH"))
             }
-            ExecError::Wait { .. } => self.error(GitErrorKind::Host, error.to_string()),
+            ExecError::Wait { .. } | ExecError::Input { .. } | ExecError::Output { .. } => {
+                self.error(GitErrorKind::Host, error.to_string())
+            }
         })
     }
 

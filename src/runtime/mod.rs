@@ -38,7 +38,9 @@ pub mod process;
 pub mod scratch;
 mod sight;
 
-pub use scratch::{Scratch, ScratchContainer, ScratchImage, ScratchMount, ScratchNetwork, ScratchRun, ScratchSpec};
+pub use scratch::{
+    Scratch, ScratchContainer, ScratchImage, ScratchMount, ScratchNetwork, ScratchRun, ScratchSpec, VolumeSight,
+};
 pub use sight::{SeenArtefact, SeenHelper, SeenInstance, Sight};
 
 /// What a long call logs to and is cancelled by.

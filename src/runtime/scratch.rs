@@ -4,7 +4,7 @@
 //! [`ScratchContainer::remove`], or when it is dropped; what even that misses (Refit was killed) carries its role and whose it was, for
 //! [`Scratch::sweep_scratch`]. One that was started has a process that ends by itself after [`LONGEST`] too.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -74,6 +74,15 @@ pub enum ScratchNetwork<'a> {
     Named(&'a str),
 }
 
+/// What the engine says of a volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeSight {
+    /// Where its files lie on this host, if they do so always, whether it is mounted or not.
+    pub place: Option<PathBuf>,
+    /// The containers that have it, running or not, by name.
+    pub users: Vec<String>,
+}
+
 /// Makes throw-away containers. Implemented by `docker::Engine`.
 #[async_trait]
 pub trait Scratch: Send + Sync + std::fmt::Debug {
@@ -82,6 +91,12 @@ pub trait Scratch: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// `Missing` for an image, a container or a network that is not there.
     async fn open(&self, spec: &ScratchSpec<'_>) -> Result<Box<dyn ScratchContainer>>;
+
+    /// A volume and who has it; `None` where there is none of that name.
+    async fn volume(&self, name: &str) -> Result<Option<VolumeSight>>;
+
+    /// An image on this machine, by id: any will do to make a container that never starts. `None` where there is none.
+    async fn any_image(&self) -> Result<Option<String>>;
 
     /// Removes what processes that are gone left of this environment. Their names.
     async fn sweep_scratch(&self, key: &EnvironmentKey) -> Result<Vec<String>>;

@@ -1,50 +1,12 @@
 //! Threat 28: the disk is full while a database is dumped, while a log is written, and while the store is. The deployment fails and says why,
 //! what is live goes on, and once there is room again so do deployments. Each disk is a small file system of its own, which only
-//! root can make: as another user there is nothing to see here.
+//! root can make: for another user these tests fail and say so.
 
-use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::Path};
 
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::support::{Site, poll};
-
-/// A small file system on a directory.
-struct Disk(PathBuf);
-
-impl Disk {
-    #[expect(clippy::print_stderr, reason = "what was not tried must not look like what passed")]
-    fn mount(at: PathBuf, size: &str) -> Option<Self> {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("not root: no file system can be mounted");
-            return None;
-        }
-        fs::create_dir_all(&at).unwrap();
-        let options = format!("size={size},mode=0700");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&at).status().unwrap();
-        assert!(mounted.success(), "mount on {}", at.display());
-        Some(Self(at))
-    }
-
-    /// Takes all the room there is.
-    fn fill(&self) -> PathBuf {
-        let path = self.0.join("filler");
-        let mut filler = fs::File::create(&path).unwrap();
-        let block = [0_u8; 4096];
-        while filler.write_all(&block).is_ok() {}
-        path
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
-    }
-}
+use crate::support::{Site, disk::Disk, poll};
 
 /// The preflight would see such a small disk, and begin nothing.
 fn without_preflight(site: &Site) {
@@ -69,7 +31,7 @@ fn while_dumping() {
     site.deploy(0);
     let file = site.path().join("app.db");
     database(&file);
-    let Some(disk) = Disk::mount(site.path().join("backups"), "256k") else { return };
+    let disk = Disk::mount(&site.path().join("backups"), "size=256k,mode=0700");
     let backup = |required: bool| {
         format!("[[backup]]\nkind = \"sqlite\"\npath = \"{}\"\nrequired = {required}\n", file.display())
     };
@@ -82,13 +44,13 @@ fn while_dumping() {
     assert!(bad["error"].to_string().contains("no space left on"), "{bad:#}");
     site.expect_page("one");
     let left = |dir: &Path| fs::read_dir(dir.join(&site.app).join("production")).map_or(0, Iterator::count);
-    assert_eq!(left(&disk.0), 0, "no half of a set stays");
+    assert_eq!(left(disk.path()), 0, "no half of a set stays");
     // One that is not required is a warning, and the disk stays as empty.
     site.edit_config("required = true", "required = false");
     let warned = site.deploy(0);
     assert_eq!(warned["stages"][1]["status"], "warned", "{warned:#}");
     site.expect_page("two");
-    assert_eq!(left(&disk.0), 0);
+    assert_eq!(left(disk.path()), 0);
     drop(disk);
     site.push("three");
     assert_eq!(site.deploy(0)["stages"][1]["status"], "succeeded");
@@ -101,7 +63,7 @@ fn while_logging() {
     site.deploy(0);
     let site = site.with("[build]\nrun = \"sh build.sh\"");
     without_preflight(&site);
-    let Some(disk) = Disk::mount(site.path().join("logs"), "64k") else { return };
+    let disk = Disk::mount(&site.path().join("logs"), "size=64k,mode=0700");
     site.write("build.sh", "for n in $(seq 4000); do echo this is line $n of a build that says a lot; done\n");
     site.version("two");
     site.push("says a lot");
@@ -117,7 +79,7 @@ fn while_logging() {
 #[test]
 fn docker_while_writing_the_store() {
     let mut site = Site::docker();
-    let Some(disk) = Disk::mount(site.path().join(".refit"), "8m") else { return };
+    let disk = Disk::mount(&site.path().join(".refit"), "size=8m,mode=0700");
     without_preflight(&site);
     site.push("good");
     site.deploy(0);
@@ -129,13 +91,13 @@ fn docker_while_writing_the_store() {
     site.serve();
     site.refit(&["deploy", "--detach"]).expect(0);
     poll(|| pause.exists().then_some(())).expect("the build is done");
-    let filler = disk.fill();
+    disk.fill();
     fs::remove_file(&pause).unwrap();
     // Without a record nothing is begun, and nobody is told that it went well.
     poll(|| site.daemon_log().contains("cannot go on").then_some(())).expect("it stops");
     site.expect_page("one");
     assert_eq!(site.containers(false), before);
-    fs::remove_file(filler).unwrap();
+    disk.give_way();
     let ended = site.settled();
     assert_eq!(ended["status"], "failed", "{ended:#}");
     site.expect_page("one");
@@ -143,11 +105,11 @@ fn docker_while_writing_the_store() {
     assert_eq!(site.stop_daemon(), 0);
     let site = site.env("REFIT_FAULT", "");
     // Full from the start: what is live is not even looked at.
-    let filler = disk.fill();
+    disk.fill();
     let ran = site.refit(&["deploy"]);
     assert_ne!(ran.code, 0, "{ran:?}");
     site.expect_page("one");
-    fs::remove_file(filler).unwrap();
+    disk.give_way();
     site.push("two again");
     site.deploy(0);
     site.expect_page("two");

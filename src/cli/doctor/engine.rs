@@ -51,7 +51,12 @@ fn containers(config: &Config) -> BTreeMap<String, String> {
     };
     for environment in config.environments() {
         for backup in &environment.backups {
-            if let BackupSource::Postgres { container, .. } = &backup.source {
+            let container = match &backup.source {
+                BackupSource::Postgres { container, .. } => Some(container),
+                BackupSource::Command(command) => command.container.as_ref(),
+                _ => None,
+            };
+            if let Some(container) = container {
                 note(container, format!("the backup {} of {}", backup.name, environment.key));
             }
         }

@@ -45,7 +45,7 @@ pub async fn check(config: &Config) -> Vec<Finding> {
         findings.push(listen(&config.server.listen).await);
     }
     findings.extend(config.apps.iter().map(|app| announcements(app)));
-    findings.extend(sqlite_files(config));
+    findings.extend(files_to_back_up(config));
     findings.push(telegram(config).await);
     findings
 }
@@ -205,16 +205,18 @@ fn announcements(app: &App) -> Finding {
     }
 }
 
-fn sqlite_files(config: &Config) -> Vec<Finding> {
+fn files_to_back_up(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for environment in config.environments() {
         for backup in &environment.backups {
-            if let BackupSource::Sqlite { path } = &backup.source
-                && !path.is_file()
-            {
+            let (path, is_there, what) = match &backup.source {
+                BackupSource::Sqlite { path } => (path, path.is_file(), "the app's database"),
+                BackupSource::Files { path, .. } => (path, path.is_dir(), "the directory of the app's files"),
+                _ => continue,
+            };
+            if !is_there {
                 let detail = format!("{} is not there", path.display());
-                let fix =
-                    "see that `path` in [[backup]] is the app's database (it may appear with the first deployment)";
+                let fix = format!("see that `path` in [[backup]] is {what} (it may appear with the first deployment)");
                 findings.push(Finding::warn(format!("backup {}", environment.key), detail, fix));
             }
         }

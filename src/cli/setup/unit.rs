@@ -17,7 +17,7 @@ use crate::{
         context::{Context, user},
         error::{CliError, Result},
     },
-    config::{BackupSource, Config, RuntimeKind},
+    config::{BackupSource, Config, PostgresTools, RuntimeKind},
     files,
 };
 
@@ -62,6 +62,15 @@ pub fn write(context: &Context, config: &Config, args: &SetupArgs) -> Result<Vec
     })
 }
 
+fn needs_docker(source: &BackupSource) -> bool {
+    match source {
+        BackupSource::Postgres { .. } | BackupSource::Volume { .. } => true,
+        BackupSource::Command(command) => command.container.is_some(),
+        BackupSource::PostgresUrl { tools, .. } => matches!(tools, PostgresTools::Image(_)),
+        _ => false,
+    }
+}
+
 impl Unit {
     fn of(config: &Config, program: PathBuf, user: String) -> Result<Self> {
         if user.is_empty()
@@ -75,8 +84,8 @@ impl Unit {
             [&server.state_dir, &server.backups_dir, &server.logs_dir].into_iter().cloned().collect();
         for environment in config.environments() {
             for backup in &environment.backups {
-                // Reading a database in WAL mode writes beside it.
-                if let BackupSource::Sqlite { path } = &backup.source
+                // Reading a database in WAL mode writes beside it, and what is put back grows beside what it replaces.
+                if let BackupSource::Sqlite { path } | BackupSource::Files { path, .. } = &backup.source
                     && let Some(dir) = path.parent()
                 {
                     writable.insert(dir.to_owned());
@@ -92,9 +101,7 @@ impl Unit {
             user,
             writable,
             docker: config.environments().any(|e| e.start.runtime == RuntimeKind::Docker || !e.requires.is_empty())
-                || config
-                    .environments()
-                    .any(|e| e.backups.iter().any(|b| matches!(b.source, BackupSource::Postgres { .. }))),
+                || config.environments().any(|e| e.backups.iter().any(|b| needs_docker(&b.source))),
             low_ports: listens_low || processes().any(|e| e.port.is_some_and(is_low)),
         })
     }

@@ -135,8 +135,8 @@ impl Hands<'_> {
 /// Where a source that is files lies on this host.
 fn place_on_disk(source: &BackupSource) -> Option<&PathBuf> {
     match source {
-        BackupSource::Sqlite { path } => Some(path),
-        BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => None,
+        BackupSource::Sqlite { path } | BackupSource::Files { path, .. } => Some(path),
+        _ => None,
     }
 }
 

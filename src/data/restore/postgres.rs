@@ -190,7 +190,9 @@ impl Feed<'_> {
         match self.loading.part.format {
             PartFormat::Plain => self.pass_on(reader).await?.finish().await?,
             PartFormat::Custom => self.convert(reader).await?,
-            PartFormat::Database => return Err(DataError::dump("it is no dump of a PostgreSQL database")),
+            PartFormat::Database | PartFormat::Tar | PartFormat::Output => {
+                return Err(DataError::dump("it is no dump of a PostgreSQL database"));
+            }
         }
         let script = std::mem::replace(&mut self.script, Script::new(false));
         script.finish().map_err(|refused| DataError::dump(refused.to_string()))?;

@@ -17,6 +17,7 @@ fn make(dir: &Path, name: &str, parts: &[&str], missing: &[&str]) {
             raw_bytes: 10,
             compression: None,
             tables: Vec::new(),
+            tree: None,
             tool: String::new(),
             server: None,
             restore: String::new(),

@@ -10,7 +10,10 @@ use async_trait::async_trait;
 use bollard::{
     Docker,
     models::{ContainerCreateBody, HostConfig, HostConfigLogConfig},
-    query_parameters::{DownloadFromContainerOptionsBuilder, UploadToContainerOptionsBuilder},
+    query_parameters::{
+        DownloadFromContainerOptionsBuilder, ListContainersOptionsBuilder, ListImagesOptionsBuilder,
+        UploadToContainerOptionsBuilder,
+    },
 };
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt, stream};
@@ -24,13 +27,14 @@ use super::{
     errors::{answer, failure, found},
     instances,
     spec::refuse_docker_socket,
+    transport::Address,
 };
 use crate::{
     log::TAIL_LINES,
     model::{DeploymentId, EnvironmentKey},
     runtime::{
         Instance, InstanceState, Job, Result, RuntimeError, Scratch, ScratchContainer, ScratchImage, ScratchNetwork,
-        ScratchRun, ScratchSpec, label, scratch::LONGEST,
+        ScratchRun, ScratchSpec, VolumeSight, label, scratch::LONGEST,
     },
 };
 
@@ -59,6 +63,28 @@ impl Scratch for Engine {
             started.map_err(|e| failure(format!("start container {}", made.name), e))?;
         }
         Ok(Box::new(made))
+    }
+
+    async fn volume(&self, name: &str) -> Result<Option<VolumeSight>> {
+        let operation = format!("look at volume {name}");
+        let Some(volume) = found(operation.as_str(), answer(self.docker.inspect_volume(name)).await)? else {
+            return Ok(None);
+        };
+        // A driver's own options (a share, a device) are mounted only while a container has it; another host's files are not here.
+        let here = matches!(self.address, Address::Unix(_)) && volume.driver == "local" && volume.options.is_empty();
+        let filters = HashMap::from([("volume".to_owned(), vec![name.to_owned()])]);
+        let options = ListContainersOptionsBuilder::new().all(true).filters(&filters).build();
+        let users = answer(self.docker.list_containers(Some(options))).await.map_err(|e| failure(operation, e))?;
+        Ok(Some(VolumeSight {
+            place: here.then(|| volume.mountpoint.into()),
+            users: users.iter().map(container_name).collect(),
+        }))
+    }
+
+    async fn any_image(&self) -> Result<Option<String>> {
+        let images = answer(self.docker.list_images(Some(ListImagesOptionsBuilder::new().build()))).await;
+        let images = images.map_err(|e| failure("list images", e))?;
+        Ok(images.into_iter().max_by_key(|image| image.created).map(|image| image.id))
     }
 
     async fn sweep_scratch(&self, key: &EnvironmentKey) -> Result<Vec<String>> {

@@ -4,10 +4,6 @@
 //! Really stopping an engine is done to a private one, in `engine.rs`.
 
 use std::{
-    fs,
-    io::Write,
-    path::{Path, PathBuf},
-    process::Command,
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +14,7 @@ use super::{
     figure::Figure,
     rig::{Rig, Version},
 };
-use crate::support::proxy::Proxy;
+use crate::support::{disk::Disk, proxy::Proxy};
 
 /// Something that can be away.
 pub trait Needed {
@@ -95,41 +91,9 @@ fn docker_is_away_for_a_while_at_every_step_and_undo() {
     figure.close();
 }
 
-/// A small file system of its own, mounted until this is dropped.
-#[derive(Debug)]
-pub struct Disk(PathBuf);
-
-impl Disk {
-    /// Where mounting is not allowed there is no such test, which must not look like one that passed: it fails and says so.
-    pub fn mount(at: &Path) -> Self {
-        fs::create_dir_all(at).expect("a directory");
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=48m,mode=0755", "tmpfs"]).arg(at).output();
-        let mount = mount.expect("mount runs");
-        assert!(
-            mount.status.success(),
-            "a full disk cannot be tried here: this test mounts a small tmpfs and has to run as root: {}",
-            String::from_utf8_lossy(&mount.stderr)
-        );
-        Self(at.to_owned())
-    }
-
-    fn ballast(&self) -> PathBuf {
-        self.0.join("ballast")
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        // Lazily: the daemon may still have files open there.
-        let _ = Command::new("umount").arg("-l").arg(&self.0).output();
-    }
-}
-
 impl Needed for Disk {
     fn take_away(&self) {
-        let mut file = fs::File::create(self.ballast()).expect("a file");
-        let chunk = [0; 64 * 1024];
-        while file.write_all(&chunk).is_ok() {}
+        self.fill();
     }
 
     fn is_missed(&self, rig: &Rig, _: &CommitId) -> bool {
@@ -138,7 +102,7 @@ impl Needed for Disk {
     }
 
     fn give_back(&self) {
-        fs::remove_file(self.ballast()).expect("the ballast goes");
+        self.give_way();
     }
 }
 

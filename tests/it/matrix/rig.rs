@@ -7,8 +7,8 @@ use refit::{
     registry::{Filter, Registry},
 };
 
-use super::{outages::Disk, world};
-use crate::support::{Site, docker, poll};
+use super::world;
+use crate::support::{Site, disk::Disk, docker, poll};
 
 /// What a push brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,7 +79,7 @@ impl Rig {
     /// State, backups and logs are on a small disk of their own.
     pub fn with_disk() -> (Self, Disk) {
         let site = Site::docker();
-        let disk = Disk::mount(&site.path().join("disk"));
+        let disk = Disk::mount(&site.path().join("disk"), "size=48m,mode=0755");
         (Self::with(site, Some("disk")), disk)
     }
 

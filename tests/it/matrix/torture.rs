@@ -14,11 +14,11 @@ use refit::model::{CommitId, Status};
 
 use super::{
     figure::Figure,
-    outages::{Disk, Needed},
+    outages::Needed,
     points_of,
     rig::{Rig, Version},
 };
-use crate::support::{poll, proxy::Proxy};
+use crate::support::{disk::Disk, poll, proxy::Proxy};
 
 /// What `make test` does of it.
 const ROUNDS: u64 = 6;

@@ -12,6 +12,7 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+pub mod disk;
 mod http;
 pub mod load;
 mod ports;
