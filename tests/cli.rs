@@ -209,7 +209,7 @@ fn migrations_by_hand_say_what_they_need() {
     assert!(stderr.contains("a command of its own"), "{stderr}");
     fs::write(&file, format!("{good}[migrate]\nfiles = \"db\"\nurl = {{ env = \"REFIT_TEST_UNSET\" }}\nhold = true\n")).unwrap();
     let (checked, _) = run(dir.path(), &["check", "--without-secrets"], 0);
-    assert!(checked.contains("SQL files of db to the database of `url`, locks waited for 5.0 s, with the app stopped"), "{checked}");
+    assert!(checked.contains("SQL files of db to the database of `url`, locks waited for 5.0s, with the app stopped"), "{checked}");
     let (_, stderr) = run(dir.path(), &["migrate", "up"], 78);
     assert!(stderr.contains("REFIT_TEST_UNSET"), "{stderr}");
     // Nothing was ever pushed.
