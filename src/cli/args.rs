@@ -138,6 +138,15 @@ pub enum Command {
     )]
     Rollback(RollbackArgs),
 
+    /// Take, look at, put back and remove backups
+    ///
+    /// A deployment takes a backup before it changes anything; this is for all the rest. A set is a directory with a dump of each [[backup]]
+    /// and a manifest with checksums and the commands that restore it without Refit.
+    #[command(
+        after_help = "Example:\n  refit backup list\n  refit backup create --reason \"before the upgrade\"\n  refit backup restore latest"
+    )]
+    Backup(super::backup::args::BackupArgs),
+
     /// Stop a queued or running deployment and undo what it did
     ///
     /// The deployment stops what it started (containers, processes), undoes its finished stages in reverse, and ends as `cancelled`. What
@@ -173,7 +182,9 @@ pub enum Command {
     /// For environments with `files` in `[migrate]`. A deployment applies what is pending by itself; by hand is for looking, for getting out of
     /// trouble, and for what must not wait for a deployment. The files are those of the branch's tip, or of --commit. Up, down and redo work here and now,
     /// and need the daemon to be stopped.
-    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes")]
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes"
+    )]
     Migrate(MigrateArgs),
 
     /// Show what is live in each environment, and what happens now
@@ -551,7 +562,9 @@ pub enum MigrateCommand {
     /// Show each migration: applied, pending, edited, missing or dirty
     ///
     /// Asks the database and reads the files of a commit; changes nothing.
-    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json")]
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json"
+    )]
     Status(MigrateStatusArgs),
     /// Apply what is pending
     ///

@@ -11,7 +11,10 @@ use super::{
     style::{Paint, Tone, cell, table_text, took},
 };
 use crate::{
-    config::{BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, Probe, Strategy, TestPlace},
+    config::{
+        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools,
+        Probe, Strategy, TestPlace,
+    },
     model::Stage,
 };
 
@@ -146,6 +149,10 @@ fn span(span: Duration) -> String {
 fn backup(source: &BackupSource) -> String {
     match source {
         BackupSource::Postgres { container, database, .. } => format!("postgres {database} in {container}"),
+        BackupSource::PostgresUrl { tools: PostgresTools::Host, .. } => "postgres by its url".to_owned(),
+        BackupSource::PostgresUrl { tools: PostgresTools::Image(image), .. } => {
+            format!("postgres by its url, with the tools of {image}")
+        }
         BackupSource::Sqlite { path } => format!("sqlite {}", path.display()),
     }
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{
     load::{Claims, read_app},
+    migrate,
     read::Reader,
     schema::{COMMON, STAGES},
-    migrate, smoke, stages, start,
+    smoke, stages, start,
     tree::{self, At, Value},
     types::{App, Environment},
     values::{self, Complaint, boolean, docker_name, integer},
@@ -84,7 +85,8 @@ impl Overlay<'_> {
         let one = |value, name| Reader::new(cx, value, name, dir);
         let many = |value, name| if self.has(name) { Reader::each(cx, value, name, dir) } else { Vec::new() };
         let start = start::start(&one(&start, "start"), port);
-        let (backups, backup_retention) = stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"));
+        let (backups, backup_retention) =
+            stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"), &key.environment);
         let migrate = self.has("migrate").then(|| migrate::migrate(&one(&migrate, "migrate"), &backups)).flatten();
         Some(Environment {
             paths: table.get("paths", values::path_rules),
@@ -94,6 +96,8 @@ impl Overlay<'_> {
             pull: stages::pull(&one(&pull, "pull")),
             backups,
             backup_retention,
+            rehearse_backups: Some(table.get("rehearse_backups", values::duration_or_zero))
+                .filter(|every| !every.is_zero()),
             tests: stages::tests(&many(&test, "test"), start.runtime),
             build: stages::build(&one(&build, "build"), start.runtime),
             migrate,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{ControlError, Observer, Result, take_lock};
 use crate::{
     config::{Environment, MigrationFiles},
-    data::{self, SetRequest},
+    data::{self, SetContext, SetRequest},
     git::GitError,
     log::DeploymentLog,
     migrate::{
@@ -146,7 +146,8 @@ impl Observer {
     }
 
     fn with_files(&self, key: &EnvironmentKey) -> Result<(Arc<Environment>, MigrationFiles)> {
-        let unknown = || ControlError::usage(format!("{key} is not in the configuration"), "`refit check` lists what is");
+        let unknown =
+            || ControlError::usage(format!("{key} is not in the configuration"), "`refit check` lists what is");
         let environment = self.config.by_key(key).ok_or_else(unknown)?.clone();
         match (migrate::configured(&environment), &environment.migrate) {
             (Some(files), _) => Ok((environment.clone(), files.clone())),
@@ -183,11 +184,19 @@ impl Observer {
         let found = blocking(move || mirror.resolve(&name).map_err(|e: GitError| e.to_string())).await;
         match found {
             Ok(commit) => Ok((commit, note)),
-            Err(why) => Err(ControlError::usage(note.unwrap_or(why), "--commit SHA or --ref NAME; `refit doctor` checks the repository")),
+            Err(why) => Err(ControlError::usage(
+                note.unwrap_or(why),
+                "--commit SHA or --ref NAME; `refit doctor` checks the repository",
+            )),
         }
     }
 
-    async fn files(&self, environment: &Environment, dir: String, commit: &CommitId) -> std::result::Result<Files, String> {
+    async fn files(
+        &self,
+        environment: &Environment,
+        dir: String,
+        commit: &CommitId,
+    ) -> std::result::Result<Files, String> {
         let (mirror, commit) = (mirror(&self.config, environment), commit.clone());
         blocking(move || files_of(&mirror, &commit, &dir)).await
     }
@@ -223,8 +232,9 @@ impl Observer {
             commit: Some(commit),
             reason: "before a migration by hand",
             backups_dir: &self.config.server.backups_dir,
+            context: &SetContext::default(),
         };
-        let report = data::create_set(request, Some(self.runtimes.containers.as_ref()), job).await;
+        let report = data::create_set(request, self.runtimes.reach(), job).await;
         let report = report.map_err(|error| refused(&error.to_string()))?;
         let whole = report.failures.is_empty();
         report.set.filter(|_| whole).ok_or_else(|| {
@@ -279,7 +289,8 @@ async fn carry_out(
     let state = State { applied: session.applied().await? };
     let plan = plan(set, &state, verb)?;
     let titles = |carried: Vec<Carried>| carried.into_iter().map(|one| one.title).collect();
-    let back = migrate::down(&mut session, &plan.back, &job.log, &mut Aloud { say: &mut *say, what: "took back" }).await;
+    let back =
+        migrate::down(&mut session, &plan.back, &job.log, &mut Aloud { say: &mut *say, what: "took back" }).await;
     let done = match back {
         Err(failure) => Err(failure),
         Ok(carried) => {
@@ -338,9 +349,10 @@ impl From<SessionError> for ControlError {
     fn from(error: SessionError) -> Self {
         let message = error.to_string();
         match error {
-            SessionError::Unreachable { .. } => {
-                Self::Unavailable { message, hint: Some("check that it runs, and `database` or `url` in [migrate]".to_owned()) }
-            }
+            SessionError::Unreachable { .. } => Self::Unavailable {
+                message,
+                hint: Some("check that it runs, and `database` or `url` in [migrate]".to_owned()),
+            },
             SessionError::Locked { .. } => Self::Busy { message, hint: None },
             SessionError::Unfit(_) => Self::usage(message, "correct [migrate] in pipeline.toml"),
             _ => refused(&message),

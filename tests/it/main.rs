@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backups;
 mod candidates;
 mod demo;
 mod deploy;

@@ -98,10 +98,13 @@ impl Previous {
 
 /// Both sets have to be known before anything is stopped.
 fn exchange(progress: &Progress) -> Result<Option<Exchange>, StageFailure> {
+    let parts = progress.parts.clone();
     match (progress.restore.clone(), progress.fresh.clone()) {
         (None, _) => Ok(None),
-        (Some(back), Some(forward)) => Ok(Some(Exchange { back, forward })),
-        (Some(_), None) => Err(StageFailure::failed("the data as it is now was not backed up")),
+        (Some(back), forward) if forward.is_some() || progress.without_backup => {
+            Ok(Some(Exchange { back, forward, parts, check: progress.only_data }))
+        }
+        (Some(_), _) => Err(StageFailure::failed("the data as it is now was not backed up")),
     }
 }
 
@@ -141,7 +144,8 @@ async fn newer_schema(step: &Step, input: &Input) -> Option<String> {
     let order = step.world.registry.rollback_order(step.deployment).await.ok().flatten()?;
     let checks = order.checks.as_array()?;
     let bad = checks.iter().find(|check| check["name"] == "schema" && check["severity"] != "ok")?;
-    Some(format!("this version runs with another schema than its own: {}", bad["message"].as_str()?))
+    // What follows is advice for who still has the choice.
+    bad["message"].as_str()?.split(": ").next().map(str::to_owned)
 }
 
 /// What is to be started. An earlier release's instance that stands is taken as it is: what it is made of may be gone by now, and it

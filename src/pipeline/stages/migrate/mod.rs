@@ -171,9 +171,7 @@ pub async fn undo(step: &Step, input: Input, output: Option<Output>) -> Result<O
     let back = start::bring_back(step, held, async || Ok(())).await;
     match (schema, back) {
         (Ok(schema), Ok(back)) => Ok(Some(schema.into_iter().chain([back]).collect::<Vec<_>>().join("; "))),
-        (Err(failure), Ok(back)) => {
-            Err(StageFailure { message: format!("{}; {back}", failure.message), ..failure })
-        }
+        (Err(failure), Ok(back)) => Err(StageFailure { message: format!("{}; {back}", failure.message), ..failure }),
         (Ok(_), Err(failure)) => Err(failure),
         (Err(failure), Err(back)) => {
             Err(StageFailure { message: format!("{}; {}", failure.message, back.message), ..failure })
@@ -207,7 +205,7 @@ async fn restore(step: &Step, input: &Input, trail: &mut Trail, started: bool) -
         if let Some(live) = &input.held {
             stop(step, live).await?;
         }
-        if let Err(error) = exchange::put(step, &set).await {
+        if let Err(error) = exchange::put(step, &set, &[]).await {
             if !error.left_data_alone() {
                 trail.write(|trail| trail.torn = true)?;
             }
