@@ -320,6 +320,12 @@ impl Story {
             .filter(|s| s.status == StageStatus::Warned)
             .map(|s| s.name.as_str())
             .collect();
+        // The old version of a rollback runs; only the schema is not its own.
+        if warned == [Stage::Start.as_str()] {
+            let what =
+                "look at the schema, which is not this version's own: `refit migrate down` takes migrations back";
+            return Some(what.to_owned());
+        }
         (!warned.is_empty()).then(|| format!("look at {}: it failed, and the deployment went on", warned.join(" and ")))
     }
 

@@ -82,6 +82,7 @@ pub struct Session {
     cancel: CancellationToken,
     /// The server's number for it; 0 where there is no server.
     id: i64,
+    locked: bool,
 }
 
 enum Inner {
@@ -120,7 +121,7 @@ impl Session {
         };
         let late = |_| SessionError::unreachable(&place.name, format!("it does not answer within {CONNECT:?}"));
         let (inner, id) = opened.map_err(late)?.map_err(told)?;
-        Ok(Self { inner, place: place.clone(), lock_timeout, cancel: cancel.clone(), id })
+        Ok(Self { inner, place: place.clone(), lock_timeout, cancel: cancel.clone(), id, locked: false })
     }
 
     pub fn server(&self) -> Server {
@@ -165,6 +166,7 @@ impl Session {
             }
             free = self.try_lock().await?;
         }
+        self.locked = true;
         let made = with!(self, connection => connection.ensure_migrations_table(TABLE).await);
         made.map_err(|error| self.explain(&error, ""))
     }
@@ -267,7 +269,9 @@ impl Session {
 
     /// Lets go of the lock and closes.
     pub async fn close(mut self) {
-        with!(self, connection => drop(connection.unlock().await));
+        if self.locked {
+            with!(self, connection => drop(connection.unlock().await));
+        }
         let close = async {
             match self.inner {
                 Inner::Postgres(connection) => drop((*connection).close().await),
@@ -304,7 +308,7 @@ async fn connect(place: &Place, lock_timeout: Duration, cancel: &CancellationTok
     let ms = lock_timeout.as_millis();
     match &place.options {
         Options::Postgres(options) => {
-            let mut connection = options.connect().await?;
+            let mut connection = options.as_ref().clone().disable_statement_logging().connect().await?;
             connection.execute(AssertSqlSafe(format!("SET lock_timeout = {ms}"))).await?;
             // Since version 14: the server notices that we are gone. An older one has no such setting.
             let _ = connection.execute("SET client_connection_check_interval = 1000").await;
@@ -312,7 +316,7 @@ async fn connect(place: &Place, lock_timeout: Duration, cancel: &CancellationTok
             Ok((Inner::Postgres(Box::new(connection)), id.into()))
         }
         Options::Mysql(options) => {
-            let mut connection = options.connect().await?;
+            let mut connection = options.as_ref().clone().disable_statement_logging().connect().await?;
             // Whole seconds, at least one.
             let seconds = ms.div_ceil(1000).max(1);
             let set =
@@ -322,8 +326,8 @@ async fn connect(place: &Place, lock_timeout: Duration, cancel: &CancellationTok
             Ok((Inner::Mysql(Box::new(connection)), i64::try_from(id).unwrap_or_default()))
         }
         Options::Sqlite(options) => {
-            let options = (**options).clone().create_if_missing(true).busy_timeout(lock_timeout);
-            let mut connection = options.connect().await?;
+            let options = options.as_ref().clone().create_if_missing(true).busy_timeout(lock_timeout);
+            let mut connection = options.disable_statement_logging().connect().await?;
             let cancel = cancel.clone();
             connection.lock_handle().await?.set_progress_handler(STEPS, move || !cancel.is_cancelled());
             Ok((Inner::Sqlite(Box::new(connection)), 0))

@@ -445,7 +445,11 @@ fn by_hand_the_same_files_do_the_same() {
     assert_eq!(refused.code, 0, "{refused:?}");
     let back = shop.site.newest();
     let report = shop.site.refit(&["report", &back["id"].to_string()]).expect(0).stdout;
-    assert!(report.contains("3 (mood), 4 (colour)") && report.contains("refit migrate down --to 2"), "{report}");
+    assert!(
+        report.contains("the schema is newer than deployment 1, which does not know 3 (mood), 4 (colour)")
+            && report.contains("refit migrate down"),
+        "{report}"
+    );
     hand(&["down", "--to", "2", "--yes"], 0);
     shop.expect_schema("1 2");
     // The other way round: a release that needs what is not there any more.
@@ -467,4 +471,56 @@ fn by_hand_the_same_files_do_the_same() {
 
 fn shop_hand(site: &Site, args: &[&str], code: i32) -> String {
     site.refit(&[&["migrate"], args].concat()).expect(code).stdout
+}
+
+/// The user's own tool: its schema is a file with a number.
+#[test]
+fn a_command_goes_back_to_the_version_before_and_does_nothing_where_nothing_is_pending() {
+    let site = Site::process();
+    let schema = site.path().join("schema");
+    let site = site.with(
+        "[[backup]]\nkind = \"sqlite\"\npath = \"app.db\"\n[migrate]\nrun = \"sh migrate.sh\"\nversion = \"cat $SCHEMA || echo none\"\n\
+         status = \"sh status.sh\"\ndown = \"echo $REFIT_SCHEMA_BEFORE >$SCHEMA\"\non_failure = \"down\"\nmax_backup_age = \"1ms\"",
+    );
+    site.edit_config("[start]\n", &format!("[start]\nenv = {{ SCHEMA = \"{}\" }}\n", schema.display()));
+    let make = ["-c", "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('CREATE TABLE a (x)')"];
+    assert!(Command::new("python3").args(make).arg(site.path().join("app.db")).status().unwrap().success());
+    site.write("status.sh", "[ \"$(cat $SCHEMA)\" = \"$(cat wanted)\" ] || echo \"to $(cat wanted)\"\n");
+    site.write("migrate.sh", "cat wanted >$SCHEMA\n");
+    let wanted = |version: &str| site.write("wanted", &format!("{version}\n"));
+    let at = || std::fs::read_to_string(&schema).unwrap().trim().to_owned();
+    wanted("1");
+    site.push("first");
+    let first = site.deploy(0);
+    assert!(site.log_of(&first).contains("pending: to 1"));
+    // Nothing pending: it is not run, and no backup is taken for it.
+    site.write("migrate.sh", "exit 1\n");
+    site.push("second");
+    let second = site.deploy(0);
+    assert!(site.log_of(&second).contains("no migration is pending: the schema is at 1"));
+    assert_eq!(stage(&second, "migrate")["output"]["backup"], Value::Null);
+    // It fails half way.
+    wanted("2");
+    site.write("migrate.sh", "cat wanted >$SCHEMA; exit 1\n");
+    site.push("third");
+    let third = site.deploy(3);
+    assert!(third["error"].as_str().unwrap().contains("the schema went from 1 to 2"), "{third:#}");
+    assert!(undone(&third).contains("the schema went back from 2 to 1"), "{third:#}");
+    assert_eq!(at(), "1");
+    // It goes through, and the version fails later.
+    site.write("migrate.sh", "cat wanted >$SCHEMA\n");
+    site.write("www/health", "sick");
+    site.push("fourth");
+    let fourth = site.deploy(4);
+    assert!(undone(&fourth).contains("the schema went back from 2 to 1"), "{fourth:#}");
+    assert_eq!(at(), "1");
+    site.expect_page("one");
+    // A way back that does not lead there is told.
+    site.edit_config("echo $REFIT_SCHEMA_BEFORE >$SCHEMA", "true");
+    site.push("fifth");
+    let fifth = site.deploy(5);
+    assert!(
+        fifth["error"].as_str().unwrap().contains("`migrate.down` ended well, and the schema is at 2, not at 1"),
+        "{fifth:#}"
+    );
 }

@@ -143,7 +143,8 @@ async fn newer_schema(step: &Step, input: &Input) -> Option<String> {
     let order = step.world.registry.rollback_order(step.deployment).await.ok().flatten()?;
     let checks = order.checks.as_array()?;
     let bad = checks.iter().find(|check| check["name"] == "schema" && check["severity"] != "ok")?;
-    Some(format!("this version runs with another schema than its own: {}", bad["message"].as_str()?))
+    // What follows is advice for who still has the choice.
+    bad["message"].as_str()?.split(": ").next().map(str::to_owned)
 }
 
 /// Whether both versions run for a while. Not when the data is exchanged between them, and not when a version is to follow itself.
