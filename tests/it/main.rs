@@ -33,5 +33,6 @@ mod pushes;
 mod retention;
 mod rollback;
 mod secrets;
+mod sql_files;
 mod telegram;
 mod threats;
