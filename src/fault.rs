@@ -5,7 +5,8 @@
 //! a point is then a look at an empty list.
 //!
 //! The order is text: `point=action,…`, where a point is `begun`, `step:<stage>:<moment>`, `undo:<stage>:<moment>`, `approval:<moment>`,
-//! `end:<moment>` or `report:<kind>:<moment>` (see `notify::Post`), a moment is `intent`, `effect` or `record` (of an approval: `record` of the request, `decision` that was found, `heard` once it
+//! `end:<moment>`, `report:<kind>:<moment>` (see `notify::Post`) or, of data that is put in place where nothing is live, `restore:backup` and
+//! `restore:effect`; a moment is `intent`, `effect` or `record` (of an approval: `record` of the request, `decision` that was found, `heard` once it
 //! is in the journal), and an action is one of
 //!
 //! - `kill`: the process sends itself SIGKILL;

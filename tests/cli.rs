@@ -95,6 +95,7 @@ fn every_command_has_a_paragraph_and_an_example() {
         "serve",
         "deploy",
         "rerun",
+        "backup",
         "cancel",
         "status",
         "history",
@@ -110,6 +111,15 @@ fn every_command_has_a_paragraph_and_an_example() {
         assert!(long.contains("Example:\n  "), "{command}: {long}");
         let about = |text: &str| text.split("Usage:").next().unwrap_or_default().trim().len();
         assert!(about(&long) > about(&short), "{command} has no paragraph: {long}");
+    }
+}
+
+#[test]
+fn every_verb_of_backup_has_a_paragraph_and_an_example() {
+    let dir = tempfile::tempdir().unwrap();
+    for verb in ["create", "list", "show", "verify", "restore", "delete", "prune"] {
+        let (long, _) = run(dir.path(), &["backup", verb, "--help"], 0);
+        assert!(long.contains("Example:\n  ") && long.contains("--format"), "{verb}: {long}");
     }
 }
 
@@ -132,6 +142,15 @@ fn wrong_usage_is_64() {
         &["status", "--app", "other"],
         &["show", "1"],
         &["logs"],
+        &["backup"],
+        &["backup", "list", "--env", "staging"],
+        &["backup", "list", "--older-than", "long ago"],
+        &["backup", "list", "--commit", "not-hex"],
+        &["backup", "show"],
+        &["backup", "show", "latest"],
+        &["backup", "delete"],
+        &["backup", "restore", "../../etc", "--yes"],
+        &["backup", "verify", "--restore", "--checksums"],
         &["hook"],
         &["hook", "install", "/nonexistent"],
     ] {

@@ -209,13 +209,14 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
         return Ok(report);
     }
     let created_at = Timestamp::now();
+    let usual = retention::last_sizes(request.backups_dir, &environment.key);
     let set = layout::NewSet::create(request.backups_dir, &environment.key, created_at)?;
     for backup in &environment.backups {
         if job.cancel.is_cancelled() {
             return Err(DataError::Cancelled);
         }
         job.log.line(format!("dumping `{}`: {}", backup.name, kind::place(&backup.source)));
-        match dump_part(backup, &set, &environment.key, reach, job).await {
+        match dump_part(backup, usual.get(backup.name.as_str()).copied(), &set, &environment.key, reach, job).await {
             Ok(part) => {
                 job.log.line(format!("dumped `{}`: {} in {}", part.name, part::size(part.bytes), part.file));
                 report.parts.push(part);
@@ -243,9 +244,10 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
     Ok(report)
 }
 
-/// Dumps one part within its time, telling how far it is; what it wrote is removed if it fails.
+/// Dumps one part within its time, telling how far it is (`usual`: the size that it had the last time, uncompressed); what it wrote is removed if it fails.
 async fn dump_part(
     backup: &Backup,
+    usual: Option<u64>,
     set: &layout::NewSet,
     key: &EnvironmentKey,
     reach: Reach<'_>,
@@ -262,7 +264,7 @@ async fn dump_part(
     let result = loop {
         tokio::select! {
             result = &mut work => break result,
-            _ = ticks.tick() => job.log.line(meter.progress(backup.name.as_str(), begun.elapsed())),
+            _ = ticks.tick() => job.log.line(meter.progress(backup.name.as_str(), begun.elapsed(), usual)),
             () = &mut deadline => {
                 cancel.cancel();
                 // A dump that does not wind up in time is dropped, which ends it in the background.

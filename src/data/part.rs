@@ -33,12 +33,22 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    pub fn progress(&self, name: &str, elapsed: Duration) -> String {
+    /// `usual`: how much there was to read the last time.
+    pub fn progress(&self, name: &str, elapsed: Duration, usual: Option<u64>) -> String {
         let raw = self.raw.load(Relaxed);
-        let rate = u128::from(raw) * 1000 / elapsed.as_millis().max(1);
-        let rate = size(u64::try_from(rate).unwrap_or(u64::MAX));
-        format!("dumping `{name}`: {} read, {} written, {rate}/s", size(raw), size(self.written.load(Relaxed)))
+        let rate = u64::try_from(u128::from(raw) * 1000 / elapsed.as_millis().max(1)).unwrap_or(u64::MAX);
+        let left = usual.filter(|usual| *usual > raw && rate > 0).map(|usual| {
+            let seconds = (usual - raw).div_ceil(rate);
+            format!(", about {} left of the {} of last time", time(seconds), size(usual))
+        });
+        let written = size(self.written.load(Relaxed));
+        format!("dumping `{name}`: {} read, {written} written, {}/s{}", size(raw), size(rate), left.unwrap_or_default())
     }
+}
+
+/// `40 s`, `3 min`.
+fn time(seconds: u64) -> String {
+    if seconds < 100 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) }
 }
 
 /// `12.3 MiB`.
@@ -295,5 +305,24 @@ impl AsyncWrite for Hashed {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.file).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_has_a_rate_and_the_time_that_is_left() {
+        let meter = Meter::default();
+        let ten = Duration::from_secs(10);
+        meter.raw.store(40 << 20, Relaxed);
+        meter.written.store(10 << 20, Relaxed);
+        let said = "dumping `db`: 40.0 MiB read, 10.0 MiB written, 4.0 MiB/s";
+        assert_eq!(meter.progress("db", ten, None), said);
+        let left = format!("{said}, about 15 s left of the 100.0 MiB of last time");
+        assert_eq!(meter.progress("db", ten, Some(100 << 20)), left);
+        assert_eq!(meter.progress("db", ten, Some(30 << 20)), said, "it has grown");
+        assert!(meter.progress("db", ten, Some(8 << 30)).contains("about 34 min left"));
     }
 }

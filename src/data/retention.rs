@@ -6,7 +6,7 @@
 //! like ours. Of a set that goes the manifest goes first, so that half a removal is not taken for a backup.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -116,6 +116,14 @@ pub fn last_copies(sets: &[SetSummary], going: &[SetSummary]) -> Vec<(SetSummary
         Some(format!("it holds the newest good copy of {}", parts.join(", ")))
     };
     going.iter().filter_map(|set| Some((set.clone(), copy_of(set)?))).collect()
+}
+
+/// How much there was of each part in the newest set, before compression; nothing where that cannot be told.
+pub(super) fn last_sizes(backups_dir: &Path, key: &EnvironmentKey) -> BTreeMap<String, u64> {
+    let sets = list(backups_dir, key).unwrap_or_default();
+    let newest = sets.into_iter().find(|set| set.state == SetState::Complete);
+    let manifest = newest.and_then(|set| read_manifest(&set.path).ok());
+    manifest.into_iter().flat_map(|manifest| manifest.parts).map(|part| (part.name, part.raw_bytes)).collect()
 }
 
 /// Removes a set, whatever its state. Blocks.

@@ -63,12 +63,19 @@ pub async fn verify_new(
     keep(set, report).await.map(Some)
 }
 
-/// Keeps a result beside the set.
+/// Keeps a result beside the set. One that found nothing wrong does not take the place of one that looked further and found nothing either.
 ///
 /// # Errors
 /// As [`record_verification`].
 pub async fn keep(set: &Path, report: VerifyReport) -> Result<VerifyReport, DataError> {
     let dir = set.to_owned();
-    let kept = tokio::task::spawn_blocking(move || record_verification(&dir, &report).map(|()| report)).await;
+    let keeping = move || {
+        let further = |last: &VerifyReport| last.ok && report.ok && last.depth > report.depth;
+        if !last_verification(&dir).as_ref().is_some_and(further) {
+            record_verification(&dir, &report)?;
+        }
+        Ok(report)
+    };
+    let kept = tokio::task::spawn_blocking(keeping).await;
     kept.map_err(|e| DataError::dump(format!("keeping the result was interrupted: {e}")))?
 }

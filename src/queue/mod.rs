@@ -261,7 +261,11 @@ impl Worker {
     async fn run_all(&self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         loop {
             let _active = Active::count(&self.active);
-            // A backup by hand may have the turn.
+            // The turn is taken only for what is there to run: who finds it taken waits.
+            if let Ok(None) = self.next().await {
+                return;
+            }
+            // A backup by hand may have it.
             let _held = tokio::select! {
                 held = self.world.holds.take(&self.environment.key, "a deployment") => held,
                 () = self.closing.cancelled() => return,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     guestbook::setup::Database,
     rollback::{GUESTS, is_live, live, sql, with_guests},
-    support::{Site, poll},
+    support::{Site, docker, poll},
 };
 
 fn backups(site: &Site, args: &[&str]) -> Vec<Value> {
@@ -462,6 +462,11 @@ fn docker_a_set_goes_back_without_refit_by_the_commands_in_its_manifest() {
             assert_eq!(database.rows(name), before, "{line}");
         }
     }
+    // Each of them can be put back into a server of its own, too.
+    let looked = site.refit(&["backup", "verify", "--restore", "--format", "json"]).expect(0).json();
+    assert_eq!(looked["parts"][0]["tables"][0]["found"], 2, "{looked:#}");
+    let left = docker(&["ps", "-aq", "--filter", &format!("label=refit.app={}", site.app)]);
+    assert_eq!(left.trim(), "", "nothing is left of it");
     // With Refit, on what is no new machine: one part, and what was there is backed up first.
     database.psql("guestbook", "DELETE FROM entries");
     let entries = "check = \"SELECT count(*) FROM entries\"";

@@ -10,7 +10,11 @@ use std::{fmt::Write, time::Duration};
 use super::{DataError, TableRows, client::Client, script::identifier};
 use crate::{
     config::{BackupSource, PostgresTools},
-    data::{Reach, kind::Stored, restore::postgres::Loading},
+    data::{
+        Reach, check,
+        kind::Stored,
+        restore::{self, postgres::Loading},
+    },
     log::DeploymentLog,
     runtime::{Job, ScratchImage, ScratchNetwork, ScratchRun, ScratchSpec},
 };
@@ -133,6 +137,10 @@ async fn load_and_count(server: &mut Client<'_>, stored: Stored<'_>, job: &Job) 
     let counts = server.ask(&questions, job).await?;
     if counts.len() != names.len() {
         return Err(DataError::dump("the rows could not be counted"));
+    }
+    if let Some(query) = stored.backup.and_then(|backup| backup.check.as_deref()) {
+        let answer = restore::postgres::first(server, query, job).await?;
+        check::judge(answer).map_err(|why| DataError::dump(format!("its `check` {why}")))?;
     }
     let rows = |count: &String| count.parse().map_err(|_| DataError::dump("the rows could not be counted"));
     names.into_iter().zip(&counts).map(|(name, count)| Ok(TableRows { name, rows: rows(count)? })).collect()

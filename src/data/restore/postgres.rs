@@ -68,12 +68,18 @@ pub(in crate::data) async fn ask(
     job: &Job,
 ) -> Result<Option<String>, DataError> {
     let client = Client::open(&backup.source, key, reach, "refit restore").await?;
+    let answer = first(&client, query, job).await;
+    client.close(job).await;
+    answer
+}
+
+/// The same of a server that is connected to already.
+pub(in crate::data) async fn first(client: &Client<'_>, query: &str, job: &Job) -> Result<Option<String>, DataError> {
     let query = format!("--command={query}");
     let command = client.command(&[PSQL.as_slice(), &["--field-separator-zero", &query]].concat());
     let mut answer = Vec::new();
-    let outcome = client.exec().exec_into(client.container(), &command, &client.env(), &mut answer, job).await;
-    client.close(job).await;
-    succeeded("psql", &outcome?)?;
+    let outcome = client.exec().exec_into(client.container(), &command, &client.env(), &mut answer, job).await?;
+    succeeded("psql", &outcome)?;
     if answer.is_empty() {
         return Ok(None);
     }

@@ -17,7 +17,10 @@ use tokio_util::sync::CancellationToken;
 use super::fixture::*;
 use crate::{
     cli::client::{Daemon, PushRequest},
-    control::{ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Update},
+    control::{
+        ApprovalRequest, BackupRequest, BackupUpdate, BackupVerb, ControlError, DeployRequest, RerunRequest,
+        ResolveRequest, Update,
+    },
     model::{DeploymentId, DeploymentView},
     pipeline::journal::{Event, Recorded},
     registry::Delivery,
@@ -256,4 +259,23 @@ async fn another_user_is_denied_by_the_modes_and_by_the_peers_id() {
     open(&local.path, 0o666);
     assert_eq!(as_user(NOBODY, &local.path).await, "answer []");
     local.daemon().await.cancel(DeploymentId(1), "ada").await.unwrap();
+}
+
+#[tokio::test]
+async fn work_on_backups_is_told_line_by_line_and_its_error_keeps_its_code() {
+    let local = Local::start().await;
+    let request = BackupRequest {
+        app: None,
+        environment: Some("production".to_owned()),
+        trigger: trigger(),
+        no_wait: false,
+        verb: BackupVerb::Delete { sets: vec!["2026-11-21_10-15-30".to_owned()] },
+    };
+    let updates: Vec<_> = local.daemon().await.backup(request).collect().await;
+    let [Ok(BackupUpdate::Said { text }), Err(error)] = &updates[..] else { panic!("{updates:?}") };
+    assert_eq!((text.as_str(), error.to_string().as_str(), error.exit_code()), ("removing it", "it stays", 1));
+    let asked = local.verbs.asked.lock().unwrap().join(" ");
+    assert!(asked.contains("2026-11-21_10-15-30"), "{asked}");
+    local.stop.cancel();
+    local.ended.await.unwrap();
 }
