@@ -36,9 +36,9 @@ torture: ## Deployments with several faults each, drawn by chance: ROUNDS of the
 	export REFIT_TORTURE_ROUNDS=$(ROUNDS) REFIT_TORTURE_SEED=$(SEED)
 	cargo test --locked --test it -- --exact --nocapture matrix::torture::docker_torture
 
-bench: ## Measure against bare Docker and Debian's webhook
+bench: ## Measure against bare Docker, Debian's webhook, and pg_dump by hand
 	@scripts/setup-machine bench
-	scripts/test-images busybox
+	scripts/test-images busybox postgres
 	cargo build --release --locked
 	benches/run
 

@@ -150,6 +150,7 @@ fn span(span: Duration) -> String {
 fn backup(source: &BackupSource) -> String {
     match source {
         BackupSource::Postgres { container, database, .. } => format!("postgres {database} in {container}"),
+        BackupSource::Mysql { container, database, .. } => format!("mysql {database} in {container}"),
         BackupSource::PostgresUrl { tools: PostgresTools::Host, .. } => "postgres by its url".to_owned(),
         BackupSource::PostgresUrl { tools: PostgresTools::Image(image), .. } => {
             format!("postgres by its url, with the tools of {image}")

@@ -381,13 +381,29 @@ fn every_kind_of_backup_says_which_keys_it_has() {
 }
 
 #[test]
+fn a_mysql_backup_names_its_container_and_nothing_of_other_kinds() {
+    let with =
+        |lines: &str| House::new(&format!("{SMALL}[[backup]]\nkind = 'mysql'\n{lines}")).var("MYSQL", "hunter22");
+    let house = with("container = 'db'\ndatabase = 'Shop'\nuser = 'app'\npassword = { env = 'MYSQL' }\n");
+    let config = house.config();
+    let backup = &config.apps[0].environments[0].backups[0];
+    assert_eq!(backup.name.as_str(), "shop");
+    let BackupSource::Mysql { container, database, user, password } = &backup.source else { panic!("{backup:?}") };
+    assert_eq!((container.as_str(), database.as_str(), user.as_str()), ("db", "Shop", "app"));
+    assert_eq!(password.as_ref().map(|password| password.expose()), Some("hunter22"));
+    let errors = with("container = 'db'\nuser = 'app'\nformat = 'custom'\n").errors();
+    assert!(errors.contains("`backup[0].format`: a `mysql` backup is of a database in a container"), "{errors}");
+    assert!(errors.contains("backup[0]") && errors.contains("`database`"), "{errors}");
+}
+
+#[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
-        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n"
+        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mongodb'\n[start]\nruntime = 'kubernetes'\n"
     ));
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:7:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
-    pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres`, `sqlite`, `files`, `volume` and `command`; remove the entry
+    pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres`, `mysql`, `sqlite`, `files`, `volume` and `command`; remove the entry
     pipeline.toml:11:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
     "#);
 }

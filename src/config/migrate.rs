@@ -126,7 +126,13 @@ fn database(table: &Reader<'_>, keys: &Keys, backups: &[Backup]) -> Option<Migra
 }
 
 fn is_database(source: &BackupSource) -> bool {
-    matches!(source, BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } | BackupSource::Sqlite { .. })
+    matches!(
+        source,
+        BackupSource::Postgres { .. }
+            | BackupSource::PostgresUrl { .. }
+            | BackupSource::Mysql { .. }
+            | BackupSource::Sqlite { .. }
+    )
 }
 
 /// The scheme says which kind of database it is. The value itself is never shown.

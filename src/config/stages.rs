@@ -44,6 +44,7 @@ fn unique<'n>(table: &Reader<'_>, name: &Name, mut others: impl Iterator<Item = 
 #[derive(Clone, Copy, PartialEq)]
 enum BackupKind {
     Postgres,
+    Mysql,
     Sqlite,
     Files,
     Volume,
@@ -54,11 +55,12 @@ enum BackupKind {
 fn backup(table: &Reader<'_>) -> Option<Backup> {
     const KINDS: &[(&str, BackupKind)] = &[
         ("postgres", BackupKind::Postgres),
+        ("mysql", BackupKind::Mysql),
         ("sqlite", BackupKind::Sqlite),
-        ("mysql", BackupKind::Later),
         ("files", BackupKind::Files),
         ("volume", BackupKind::Volume),
         ("command", BackupKind::Command),
+        ("mongodb", BackupKind::Later),
     ];
     let kind = table.required("kind", choice(KINDS));
     let required = table.get("required", boolean);
@@ -83,16 +85,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
     let name = table.read("name", values::checked::<Name>);
     let (source, fallback) = match kind? {
         BackupKind::Postgres => postgres(table)?,
+        BackupKind::Mysql => mysql(table)?,
         BackupKind::Sqlite => sqlite(table)?,
         BackupKind::Files => backups::files(table)?,
         BackupKind::Volume => backups::volume(table)?,
         BackupKind::Command => backups::command(table)?,
         BackupKind::Later => {
             let complaint = Complaint::new("this version cannot make this kind of backup yet");
-            table.complain(
-                "kind",
-                complaint.help("it knows `postgres`, `sqlite`, `files`, `volume` and `command`; remove the entry"),
-            );
+            let known = "it knows `postgres`, `mysql`, `sqlite`, `files`, `volume` and `command`; remove the entry";
+            table.complain("kind", complaint.help(known));
             return None;
         }
     };
@@ -127,6 +128,20 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     let database = database?;
     let name = name_from(&database, "postgres");
     Some((BackupSource::Postgres { container: container?, database, user: user?, password, format: format? }, name))
+}
+
+fn mysql(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
+    let help = "name its `container`, `database` and `user`";
+    table.refuse(&["path", "format", "url", "tools"], "a `mysql` backup is of a database in a container", help);
+    let known = ["check", "container", "database", "user", "password", "path", "format", "url", "tools"];
+    backups::refuse_foreign(table, "mysql", &known);
+    let container = table.required("container", docker_name);
+    let database = table.required("database", values::database_word);
+    let user = table.required("user", values::database_word);
+    let password = table.read("password", |value| table.secret(value));
+    let database = database?;
+    let name = name_from(&database, "mysql");
+    Some((BackupSource::Mysql { container: container?, database, user: user?, password }, name))
 }
 
 fn postgres_url(table: &Reader<'_>, tools: PostgresTools) -> Option<(BackupSource, Option<Name>)> {

@@ -174,6 +174,8 @@ pub enum BackupSource {
     Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
     /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
     PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
+    /// `mariadb-dump` or `mysqldump` inside the container, over Docker's exec API.
+    Mysql { container: String, database: String, user: String, password: Option<Secret> },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
     /// A directory of this host with everything below, but for what `exclude` names.

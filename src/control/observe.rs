@@ -236,7 +236,9 @@ impl Observer {
     async fn databases(&self, environment: &Environment) -> Vec<DatabaseStatus> {
         let states = join_all(environment.backups.iter().map(async |backup| {
             let state = match &backup.source {
-                BackupSource::Postgres { container, .. } => self.container_state(container).await,
+                BackupSource::Postgres { container, .. } | BackupSource::Mysql { container, .. } => {
+                    self.container_state(container).await
+                }
                 BackupSource::Command(command) => self.container_state(command.container.as_ref()?).await,
                 BackupSource::Sqlite { path } | BackupSource::Files { path, .. } if path.exists() => "present",
                 BackupSource::Sqlite { .. } | BackupSource::Files { .. } => "missing",

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DataError, Part, PartKind, TableRows, command, files,
+    DataError, Part, PartKind, TableRows, command, files, mysql,
     part::Place,
     postgres,
     restore::{Gate, Loaded, Work},
@@ -140,6 +140,7 @@ pub(super) trait Kind: Send + Sync {
 pub(super) fn kind_of(kind: PartKind) -> &'static dyn Kind {
     match kind {
         PartKind::Postgres => &postgres::Postgres,
+        PartKind::Mysql => &mysql::Mysql,
         PartKind::Sqlite => &sqlite::Sqlite,
         PartKind::Files => &files::Files,
         PartKind::Volume => &volume::Volume,
@@ -151,6 +152,7 @@ impl PartKind {
     pub(super) fn of(source: &BackupSource) -> Self {
         match source {
             BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => Self::Postgres,
+            BackupSource::Mysql { .. } => Self::Mysql,
             BackupSource::Sqlite { .. } => Self::Sqlite,
             BackupSource::Files { .. } => Self::Files,
             BackupSource::Volume { .. } => Self::Volume,

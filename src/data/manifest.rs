@@ -103,6 +103,8 @@ pub struct Part {
 #[serde(rename_all = "lowercase")]
 pub enum PartKind {
     Postgres,
+    /// MariaDB too.
+    Mysql,
     Sqlite,
     Files,
     Volume,
@@ -112,7 +114,7 @@ pub enum PartKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PartFormat {
-    /// SQL text for `psql`.
+    /// SQL text for the server's own client.
     Plain,
     /// An archive for `pg_restore`.
     Custom,

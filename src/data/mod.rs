@@ -39,6 +39,7 @@ mod files;
 mod kind;
 mod layout;
 mod manifest;
+mod mysql;
 mod part;
 mod postgres;
 mod restore;

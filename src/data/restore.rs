@@ -472,7 +472,7 @@ impl Work<'_> {
         })?;
         let rows = loaded.rows.map(|rows| format!(", {rows} rows")).unwrap_or_default();
         let what = match self.part.kind {
-            PartKind::Postgres | PartKind::Sqlite => format!("{} tables{rows}", loaded.tables),
+            PartKind::Postgres | PartKind::Mysql | PartKind::Sqlite => format!("{} tables{rows}", loaded.tables),
             PartKind::Files | PartKind::Volume => format!("{} files, directories and links", loaded.tables),
             PartKind::Command => "its command has ended well".to_owned(),
         };

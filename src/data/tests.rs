@@ -27,6 +27,7 @@ use crate::{
 
 mod command;
 mod damage;
+mod docker_mysql;
 mod hostile;
 mod postgres;
 mod restore;

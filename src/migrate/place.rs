@@ -79,6 +79,10 @@ pub async fn place(
                     let login = (user.as_str(), password.as_ref());
                     postgres(container, database, login, containers).await
                 }
+                Some(BackupSource::Mysql { container, database, user, password }) => {
+                    let login = (user.as_str(), password.as_ref());
+                    mysql(container, database, login, containers).await
+                }
                 // The configuration's reader lets nothing else through.
                 _ => Err(SessionError::Unfit(format!("`{name}` is no database that SQL files can be applied to"))),
             }
@@ -104,6 +108,21 @@ async fn postgres(
         options = options.password(password.expose());
     }
     Ok(Place { name, options: Options::Postgres(Box::new(options)) })
+}
+
+async fn mysql(
+    container: &str,
+    database: &str,
+    (user, password): (&str, Option<&Secret>),
+    containers: &dyn ContainerExec,
+) -> Result<Place, SessionError> {
+    let name = format!("MySQL database `{database}` in container `{container}`");
+    let address = address(container, &name, containers).await?;
+    let mut options = MySqlConnectOptions::new().host(&address).port(3306).username(user).database(database);
+    if let Some(password) = password {
+        options = options.password(password.expose());
+    }
+    Ok(Place { name, options: Options::Mysql(Box::new(options)) })
 }
 
 async fn address(container: &str, name: &str, containers: &dyn ContainerExec) -> Result<String, SessionError> {

@@ -251,6 +251,7 @@ fn environment(command: &str) -> Environment {
 fn start(command: &str) -> Start {
     let second = Duration::from_secs(1);
     Start {
+        gate: None,
         runtime: RuntimeKind::Process,
         strategy: Strategy::Recreate,
         container_port: None,

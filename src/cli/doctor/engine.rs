@@ -52,7 +52,7 @@ fn containers(config: &Config) -> BTreeMap<String, String> {
     for environment in config.environments() {
         for backup in &environment.backups {
             let container = match &backup.source {
-                BackupSource::Postgres { container, .. } => Some(container),
+                BackupSource::Postgres { container, .. } | BackupSource::Mysql { container, .. } => Some(container),
                 BackupSource::Command(command) => command.container.as_ref(),
                 _ => None,
             };

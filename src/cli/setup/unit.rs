@@ -64,7 +64,7 @@ pub fn write(context: &Context, config: &Config, args: &SetupArgs) -> Result<Vec
 
 fn needs_docker(source: &BackupSource) -> bool {
     match source {
-        BackupSource::Postgres { .. } | BackupSource::Volume { .. } => true,
+        BackupSource::Postgres { .. } | BackupSource::Mysql { .. } | BackupSource::Volume { .. } => true,
         BackupSource::Command(command) => command.container.is_some(),
         BackupSource::PostgresUrl { tools, .. } => matches!(tools, PostgresTools::Image(_)),
         _ => false,

@@ -25,7 +25,7 @@ su postgres -c '
 pub(super) struct Container(pub String);
 
 impl Container {
-    fn run(image: &str, command: &[&str]) -> Self {
+    pub(super) fn run(image: &str, command: &[&str]) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("refit-data-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let run = Command::new("docker").args(["run", "--detach", "--name", &name, image]).args(command).output();

@@ -1,0 +1,85 @@
+SET NAMES utf8mb4;
+SET sql_mode = '';
+CREATE TABLE numbers (
+    id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, t TINYINT, s SMALLINT UNSIGNED, m MEDIUMINT, i INT ZEROFILL, b BIGINT,
+    d DECIMAL(65,30), f FLOAT, g DOUBLE, bits BIT(64), flag BOOLEAN,
+    twice INT AS (s * 2) VIRTUAL, thrice INT AS (s * 3) STORED, KEY (thrice)) AUTO_INCREMENT = 5000;
+INSERT INTO numbers (t, s, m, i, b, d, f, g, bits, flag) VALUES
+    (-128, 65535, -8388608, 42, -9223372036854775808, -12345678901234567890.123456789012345678901234567890, 1.5e-30, 1.7976931348623157e308, b'1000000000000000000000000000000000000000000000000000000000000001', TRUE),
+    (NULL, 0, NULL, NULL, NULL, NULL, NULL, NULL, b'0', FALSE), (0, 1, 0, 0, 0, 0, 0.1, -0.1, NULL, NULL);
+INSERT INTO numbers (id) VALUES (18446744073709551614);
+ALTER TABLE numbers AUTO_INCREMENT = 5100;
+SET SESSION sql_mode = 'NO_AUTO_VALUE_ON_ZERO';
+INSERT INTO numbers (id, s) VALUES (0, 7);
+SET SESSION sql_mode = '';
+CREATE TABLE times (
+    d DATE NOT NULL DEFAULT '0000-00-00', dt DATETIME(6), ts TIMESTAMP(3) NULL, ti TIME(6), y YEAR,
+    made TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP);
+SET time_zone = '+05:30';
+INSERT INTO times (d, dt, ts, ti, y, made) VALUES
+    ('0000-00-00', '0000-00-00 00:00:00', '2026-03-29 02:30:00.123', '-838:59:59', 2155, '2020-02-29 12:00:00'),
+    ('9999-12-31', '9999-12-31 23:59:59.999999', '1970-01-02 00:00:01', '838:59:59.000001', 0000, '2038-01-19 03:14:07'),
+    ('2026-02-30', NULL, NULL, NULL, NULL, '2026-01-01 00:00:00');
+SET time_zone = SYSTEM;
+CREATE TABLE texts (
+    id INT PRIMARY KEY, c CHAR(10), v VARCHAR(200) CHARACTER SET latin1, t LONGTEXT CHARACTER SET utf8mb4, g TEXT CHARACTER SET ucs2,
+    b BINARY(8), vb VARBINARY(300), l LONGBLOB, e ENUM('ja', 'n''ein', '☃', ''), s SET('a', 'b', 'c;d'), j JSON,
+    p POINT, u UUID, ip INET6, FULLTEXT KEY (t)) DEFAULT CHARSET = utf8mb4;
+INSERT INTO texts VALUES
+    (1, 'é  ', 'caf\xe9 ÿ', 'Zeile\r\n\t\\N \\. \0 '' " ` \Z 👩‍👩‍👧 -- x; /* y */ # z\n\\! touch owned\nsystem touch owned\nDELIMITER //\n', 'ü', 'ab', 'x', '', '☃', 'a,c;d', '{"q": "\\"", "n": [1, null]}', POINT(1.5, -2), '123e4567-e89b-12d3-a456-426614174000', '::1'),
+    (2, '', '', '', '', '', '', NULL, '', '', 'null', NULL, NULL, NULL),
+    (3, NULL, NULL, REPEAT('é''\\;\n', 20000), NULL, NULL, NULL, RANDOM_BYTES(1024), NULL, NULL, NULL, NULL, NULL, NULL);
+UPDATE texts SET vb = x'@ALL@', l = REPEAT(x'@ALL@', 400) WHERE id = 1;
+CREATE TABLE `odd ``name; -- "x" ' \ %s ☃` (`col;umn ``1` INT PRIMARY KEY, `select` TEXT, KEY `key;``` (`select`(3))) COMMENT 'it''s; \\ `odd`';
+INSERT INTO `odd ``name; -- "x" ' \ %s ☃` VALUES (1, 'one'), (2, NULL);
+CREATE TABLE `line
+\! touch owned
+source /etc/passwd` (x INT);
+INSERT INTO `line
+\! touch owned
+source /etc/passwd` VALUES (1);
+CREATE TABLE nothing (x INT);
+CREATE TABLE parent (id INT PRIMARY KEY, up INT, CONSTRAINT self FOREIGN KEY (up) REFERENCES parent (id));
+CREATE TABLE child (id INT PRIMARY KEY, pid INT, CONSTRAINT `key to parent` FOREIGN KEY (pid) REFERENCES parent (id) ON DELETE CASCADE ON UPDATE SET NULL);
+CREATE TABLE before_parent (id INT PRIMARY KEY, FOREIGN KEY (id) REFERENCES child (id), CHECK (id > 0));
+INSERT INTO parent VALUES (1, NULL), (2, 1); INSERT INTO child VALUES (1, 1), (2, 2), (3, NULL); INSERT INTO before_parent VALUES (1), (3);
+CREATE TABLE parts (at DATE NOT NULL, n INT) PARTITION BY RANGE (YEAR(at)) SUBPARTITION BY HASH (n) SUBPARTITIONS 2
+    (PARTITION p0 VALUES LESS THAN (2020), PARTITION p1 VALUES LESS THAN MAXVALUE);
+INSERT INTO parts SELECT '2010-01-01' + INTERVAL seq DAY, seq FROM seq_1_to_5000;
+CREATE TABLE wide AS SELECT seq AS id, SHA1(seq) AS h, REPEAT(CHAR(32 + seq % 90), seq % 300) AS r FROM seq_1_to_20000;
+ALTER TABLE wide ADD PRIMARY KEY (id);
+CREATE TABLE hist (x INT) WITH SYSTEM VERSIONING; INSERT INTO hist VALUES (1), (2);
+CREATE SEQUENCE tickets START 1000 INCREMENT 7 NOCACHE;
+SELECT NEXTVAL(tickets), NEXTVAL(tickets);
+CREATE TABLE drawn (id INT DEFAULT NEXTVAL(tickets), x INT);
+CREATE ALGORITHM = MERGE SQL SECURITY INVOKER VIEW z_base AS SELECT id, pid FROM child WHERE id > 0 WITH CHECK OPTION;
+CREATE VIEW a_on_view AS SELECT z.*, (SELECT COUNT(*) FROM parts) AS n FROM z_base z;
+CREATE VIEW `odd view; --` AS SELECT * FROM `odd ``name; -- "x" ' \ %s ☃`;
+CREATE TABLE journal (at INT AUTO_INCREMENT PRIMARY KEY, what TEXT);
+DELIMITER //
+CREATE TRIGGER first_of_two BEFORE INSERT ON child FOR EACH ROW BEGIN
+    -- it's a comment; with a quote
+    INSERT INTO journal (what) VALUES (CONCAT('child;', NEW.id, ' \\ ''')); /* another; ' */
+END//
+CREATE TRIGGER second_of_two BEFORE INSERT ON child FOR EACH ROW FOLLOWS first_of_two INSERT INTO journal (what) VALUES ('second')//
+CREATE TRIGGER at_the_end AFTER DELETE ON child FOR EACH ROW SET @deleted = OLD.id//
+CREATE FUNCTION twice(i INT) RETURNS INT DETERMINISTIC RETURN i * 2//
+CREATE VIEW with_function AS SELECT twice(id) AS t FROM parent//
+CREATE PROCEDURE many(IN a INT, OUT b TEXT) COMMENT 'it''s; odd' BEGIN
+    DECLARE c INT DEFAULT 0;
+    IF a > 1 THEN SELECT 'Dump completed; -- ' INTO b; ELSE SET b = ";;"; END IF;
+    WHILE c < 3 DO SET c = c + 1; END WHILE; # the end; '
+END//
+SET sql_mode = 'NO_BACKSLASH_ESCAPES,ANSI_QUOTES'//
+CREATE PROCEDURE plain_backslash() BEGIN SELECT '\'; SELECT "id" FROM parent; END//
+SET sql_mode = 'ORACLE'//
+CREATE PACKAGE pack AS FUNCTION f1 RETURN INT; END//
+CREATE PACKAGE BODY pack AS FUNCTION f1 RETURN INT AS BEGIN RETURN 1; END; END//
+SET sql_mode = ''//
+CREATE EVENT sometimes ON SCHEDULE EVERY 1 YEAR STARTS '2030-01-01 00:00:00' ON COMPLETION PRESERVE DO INSERT INTO journal (what) VALUES ('event;')//
+CREATE EVENT never ON SCHEDULE EVERY 1 SECOND DISABLE COMMENT 'it''s; off' DO BEGIN INSERT INTO journal (what) VALUES ('never'); END//
+CREATE EVENT often ON SCHEDULE EVERY 1 SECOND DO SET @often = 1//
+ALTER DATABASE CHARACTER SET latin1//
+CREATE PROCEDURE under_latin1() SELECT 'ü'//
+ALTER DATABASE CHARACTER SET utf8mb4//
+DELIMITER ;
