@@ -25,6 +25,7 @@ use crate::{
     secret::Secret,
 };
 
+mod docker_verify;
 mod postgres;
 mod restore;
 mod retention;
