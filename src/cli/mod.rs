@@ -18,6 +18,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, error::ErrorKind};
 
 mod approve;
 mod args;
+mod backup;
 mod cancel;
 mod check;
 pub mod client;
@@ -34,6 +35,7 @@ mod hook;
 mod init;
 mod logging;
 mod logs;
+mod migrate;
 mod outputs;
 mod progress;
 mod report;
@@ -124,10 +126,12 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Rerun(args) => deploy::rerun(context, args).await,
         Command::Rollback(args) => Box::pin(rollback::run(context, args)).await,
+        Command::Backup(args) => Box::pin(backup::run(context, args)).await,
         Command::Cancel(args) => cancel::run(context, &args).await,
         Command::Approve(args) => approve::approve(context, args).await,
         Command::Reject(args) => approve::reject(context, args).await,
         Command::Resolve(args) => resolve::run(context, args).await,
+        Command::Migrate(args) => Box::pin(migrate::run(context, args.command)).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::History(args) => history::run(context, &args).await,
         Command::Show(args) => show::run(context, &args).await,

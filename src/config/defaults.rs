@@ -14,6 +14,7 @@ parallel = true
 approval = false
 approval_timeout = "24h"
 windows = []
+rehearse_backups = "0s"
 
 ["pull"]
 timeout = "2m"
@@ -23,10 +24,10 @@ retries = 2
 tools = "host"
 format = "plain"
 required = false
-keep = 10
 keep_days = 7
 timeout = "30m"
 compression = "gzip"
+verify = "checksums"
 
 ["test"]
 name = "test"
@@ -44,8 +45,10 @@ timeout = "30m"
 no_cache = false
 
 ["migrate"]
+lock_timeout = "5s"
 timeout = "10m"
 on_failure = "keep"
+hold = false
 max_backup_age = "5m"
 
 ["start"]

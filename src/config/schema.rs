@@ -12,6 +12,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "paths",
             "requires",
             "parallel",
+            "rehearse_backups",
             "app",
             "environments",
             "pull",
@@ -40,6 +41,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "approval",
             "approval_timeout",
             "windows",
+            "rehearse_backups",
             "pull",
             "backup",
             "test",
@@ -69,12 +71,30 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "keep_days",
             "timeout",
             "compression",
+            "verify",
+            "check",
         ],
     ),
     ("test", &["name", "target", "image", "run", "networks", "env", "secrets", "timeout", "coverage"]),
     ("test.coverage", &["report", "min"]),
     ("build", &["context", "dockerfile", "target", "args", "builder", "timeout", "run", "no_cache"]),
-    ("migrate", &["run", "version", "timeout", "on_failure", "max_backup_age"]),
+    (
+        "migrate",
+        &[
+            "run",
+            "version",
+            "status",
+            "down",
+            "files",
+            "database",
+            "url",
+            "lock_timeout",
+            "timeout",
+            "on_failure",
+            "hold",
+            "max_backup_age",
+        ],
+    ),
     (
         "start",
         &[
@@ -127,7 +147,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
 pub(super) const STAGES: [&str; 8] = ["pull", "backup", "test", "build", "migrate", "start", "smoke", "rollback"];
 
 /// The keys of the root that hold for every environment that does not set its own.
-pub(super) const COMMON: [&str; 4] = ["bind", "paths", "requires", "parallel"];
+pub(super) const COMMON: [&str; 5] = ["bind", "paths", "requires", "parallel", "rehearse_backups"];
 
 /// The keys of a table; none for a table that is not in the list.
 pub(super) fn keys(table: &str) -> &'static [&'static str] {

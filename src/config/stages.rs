@@ -1,12 +1,12 @@
-//! The tables of pull, backup, test, build, migrate and rollback.
+//! The tables of pull, backup, test, build and rollback.
 
 use super::{
     read::Reader,
     types::{
-        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat,
-        PostgresTools, Pull, Retention, Rollback, RuntimeKind, TestPlace, TestSuite,
+        Backup, BackupSource, Build, Builder, Compression, Coverage, PostgresFormat, PostgresTools, Pull, Retention,
+        Rollback, RuntimeKind, TestPlace, TestSuite, VerifyBackup,
     },
-    values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, integer, text},
+    values::{self, Complaint, boolean, choice, docker_name, duration, integer, text},
 };
 use crate::model::Name;
 
@@ -15,8 +15,9 @@ pub(super) fn pull(table: &Reader<'_>) -> Pull {
 }
 
 /// The entries of `[[backup]]`, and how long their common sets are kept: the most that any of them asks for. Without an
-/// entry `defaults` still serve sets that were made by hand.
-pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Backup>, Retention) {
+/// entry `defaults` still serve sets that were made by hand. What is lost with production's last sets is more than with another's.
+pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>, environment: &Name) -> (Vec<Backup>, Retention) {
+    let usual_keep = if environment.as_str() == "production" { 10 } else { 5 };
     let mut backups: Vec<Backup> = Vec::new();
     for table in tables {
         if let Some(backup) = backup(table) {
@@ -25,7 +26,8 @@ pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Back
         }
     }
     let tables = if tables.is_empty() { std::slice::from_ref(defaults) } else { tables };
-    let keep = tables.iter().map(|table| table.get("keep", integer(1..=100_000))).max().unwrap_or_default();
+    let keep = tables.iter().map(|table| table.read("keep", integer(1..=100_000)).unwrap_or(usual_keep)).max();
+    let keep = keep.unwrap_or(usual_keep);
     let keep_days = tables.iter().map(|table| table.get("keep_days", integer(0..=36_500))).max().unwrap_or_default();
     (backups, Retention { keep, keep_days })
 }
@@ -64,6 +66,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
             ("none", Some(Compression::None)),
         ]),
     );
+    let verify = table.get(
+        "verify",
+        choice(&[
+            ("off", Some(VerifyBackup::Off)),
+            ("checksums", Some(VerifyBackup::Checksums)),
+            ("restore", Some(VerifyBackup::Restore)),
+        ]),
+    );
+    let check = table.read("check", values::filled);
     let name = table.read("name", values::checked::<Name>);
     let (source, fallback) = match kind? {
         BackupKind::Postgres => postgres(table)?,
@@ -74,7 +85,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
             return None;
         }
     };
-    Some(Backup { name: name.or(fallback)?, source, required, timeout, compression: compression? })
+    Some(Backup {
+        name: name.or(fallback)?,
+        source,
+        required,
+        timeout,
+        compression: compression?,
+        verify: verify?,
+        check,
+    })
 }
 
 fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
@@ -197,25 +216,6 @@ pub(super) fn build(table: &Reader<'_>, runtime: RuntimeKind) -> Build {
         timeout: table.get("timeout", duration),
         run: table.read("run", values::filled),
         no_cache: table.get("no_cache", boolean),
-    }
-}
-
-/// `None` where `run` is the empty string, by which an environment turns the common one off.
-pub(super) fn migrate(table: &Reader<'_>) -> Option<Migrate> {
-    let run = table.required("run", text);
-    let version = table.read("version", values::filled);
-    let timeout = table.get("timeout", duration);
-    let on_failure = table.read("on_failure", on_failure);
-    let max_backup_age = table.get("max_backup_age", duration);
-    let run = run.filter(|run| !run.trim().is_empty())?;
-    Some(Migrate { run, version, timeout, on_failure: on_failure?, max_backup_age })
-}
-
-fn on_failure(value: &super::tree::Value) -> Parsed<OnMigrateFailure> {
-    match choice(&[("keep", true), ("down", false), ("restore", false)])(value)? {
-        true => Ok(OnMigrateFailure::Keep),
-        false => Err(Complaint::new("this version cannot undo a failed migration yet")
-            .help("use \"keep\": the database is left as it is, and the report says so")),
     }
 }
 

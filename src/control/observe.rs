@@ -6,17 +6,20 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
 use super::{
-    AwaitingApproval, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options,
-    Result, ServiceStatus,
+    AwaitingApproval, BackupStatus, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment,
+    LiveStatus, NewestBackup, Options, Result, ServiceStatus, VerifiedBackup,
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
+    data::{self, Depth, SetState, SetSummary},
+    migrate,
     model::{DeploymentView, EnvironmentKey, Stage, Status},
     pipeline::{
-        Runtimes,
+        Runtimes, mirror,
         orphans::{self, Look},
     },
     registry::{Filter, Registry, Release},
+    rollback,
     runtime::{InstanceState, RuntimeError},
 };
 
@@ -120,6 +123,7 @@ impl Observer {
             stuck = registry.unresolved(&environment.key).await?;
         }
         let service = self.service(live.as_ref()).await;
+        let (migrations, schema_ahead) = self.schema(environment, live.as_ref(), &recent).await;
         let live = match (live, &self.registry) {
             (Some(release), Some(registry)) => {
                 let view = registry.deployment(release.deployment).await?;
@@ -144,7 +148,9 @@ impl Observer {
             live,
             service,
             databases: self.databases(environment).await,
-            migrations: recent.iter().find_map(schema_version),
+            backups: self.backup_status(environment).await,
+            migrations,
+            schema_ahead,
             running: newest(Status::Running),
             queued: newest(Status::Queued),
             awaiting_approval: recent.iter().find(|d| d.status == Status::AwaitingApproval).and_then(|d| {
@@ -159,6 +165,28 @@ impl Observer {
                 finished_at: d.finished_at,
             }),
         })
+    }
+
+    /// The schema's version, and what of it the live version does not know.
+    async fn schema(
+        &self,
+        environment: &Environment,
+        live: Option<&Release>,
+        recent: &[DeploymentView],
+    ) -> (Option<String>, Vec<String>) {
+        let recorded = recent.iter().find_map(schema_version);
+        let Some(live) = live else { return (recorded, Vec::new()) };
+        let Some(files) = migrate::configured(environment) else {
+            // Further back nothing is known of the live version's own schema.
+            let known = recent.iter().any(|d| d.id == live.deployment);
+            let ahead = rollback::schema_ahead(recent, live.deployment).filter(|_| known);
+            return (recorded, ahead.into_iter().collect());
+        };
+        let at = (mirror(&self.config, environment), live.commit.clone());
+        match migrate::survey(environment, files, at, self.runtimes.containers.as_ref(), PATIENCE).await {
+            Ok(survey) => (Some(survey.state.version()), survey.unknown()),
+            Err(_) => (recorded, Vec::new()),
+        }
     }
 
     async fn service(&self, live: Option<&Release>) -> ServiceStatus {
@@ -187,6 +215,24 @@ impl Observer {
         }
     }
 
+    /// A directory that cannot be read shows as no backup: `refit backup list` says why.
+    async fn backup_status(&self, environment: &Environment) -> Option<BackupStatus> {
+        if environment.backups.is_empty() {
+            return None;
+        }
+        let (dir, key) = (self.config.server.backups_dir.clone(), environment.key.clone());
+        let listed = tokio::task::spawn_blocking(move || data::list(&dir, &key)).await;
+        let sets = listed.ok().and_then(std::result::Result::ok).unwrap_or_default();
+        let newest = sets.iter().find(|set| set.state == SetState::Complete);
+        let newest = newest.map(|set| NewestBackup {
+            set: set.name.clone(),
+            at: set.created_at,
+            bytes: set.bytes,
+            missing: set.missing.clone(),
+        });
+        Some(BackupStatus { newest, verified: last_look(&sets) })
+    }
+
     async fn databases(&self, environment: &Environment) -> Vec<DatabaseStatus> {
         join_all(environment.backups.iter().map(async |backup| {
             let state = match &backup.source {
@@ -206,6 +252,15 @@ impl Observer {
         }))
         .await
     }
+}
+
+/// What is wrong with the newest set that was looked at; else the last time that one was restored, or looked at less closely.
+fn last_look(sets: &[SetSummary]) -> Option<VerifiedBackup> {
+    let looks = || sets.iter().filter_map(|set| Some((set, set.verified.as_ref()?)));
+    let bad = looks().next().filter(|(_, look)| !look.ok);
+    let restored = looks().filter(|(_, look)| look.depth == Depth::Restore).max_by_key(|(_, look)| look.at);
+    let (set, look) = bad.or(restored).or_else(|| looks().max_by_key(|(_, look)| look.at))?;
+    Some(VerifiedBackup { set: set.name.clone(), look: look.clone() })
 }
 
 fn schema_version(deployment: &DeploymentView) -> Option<String> {

@@ -108,6 +108,20 @@ pub(super) trait Kind: Send + Sync {
     /// is no way to try: it says which.
     async fn rehearse(&self, stored: Stored<'_>, reach: Reach<'_>, job: &Job) -> Result<Vec<TableRows>, DataError>;
 
+    /// Runs a query in the database as it is now: the first column of the first row as text, `None` where there is no row.
+    async fn ask(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        query: &str,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        // A kind that is no database.
+        let _ = (key, query, reach, job);
+        Err(DataError::dump(format!("`{}` is no database that could be asked", backup.name)))
+    }
+
     /// Removes what a restore that was killed left. What was removed.
     fn discard_leftovers(&self, source: &BackupSource) -> Result<Vec<PathBuf>, DataError> {
         // A kind whose restores leave nothing.

@@ -32,6 +32,7 @@ use crate::{
     runtime::{Job, RuntimeError},
 };
 
+mod check;
 mod kind;
 mod layout;
 mod manifest;
@@ -42,11 +43,13 @@ mod retention;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod unpack;
 mod verify;
 
 use kind::kind_of;
 
+pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
@@ -56,8 +59,12 @@ pub use manifest::{
 pub use restore::{
     Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
 };
-pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune, which_set};
+pub use retention::{
+    Pruned, SetState, SetSummary, discard_incomplete, expired, find_set, last_copies, list, prune, remove_set,
+    which_set,
+};
 pub use sqlite::make_example_database;
+pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
 };

@@ -36,6 +36,7 @@ use super::{
 };
 use crate::{
     config::{Backup, BackupSource, Compression, PostgresFormat},
+    model::EnvironmentKey,
     runtime::Job,
 };
 
@@ -82,6 +83,17 @@ impl Kind for Postgres {
 
     async fn restore(&self, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
         restore::postgres::restore(work, gate).await
+    }
+
+    async fn ask(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        query: &str,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        restore::postgres::ask(backup, key, query, reach, job).await
     }
 
     async fn rehearse(&self, stored: Stored<'_>, reach: Reach<'_>, job: &Job) -> Result<Vec<TableRows>, DataError> {

@@ -39,7 +39,7 @@ use super::{
 };
 use crate::{
     config::{Backup, Environment},
-    model::EnvironmentKey,
+    model::{EnvironmentKey, Name},
     runtime::Job,
 };
 
@@ -59,6 +59,8 @@ pub struct RestoreRequest<'a> {
     pub environment: &'a Environment,
     /// The set's directory: [`super::which_set`] finds it.
     pub set: &'a Path,
+    /// Only these parts; all where empty.
+    pub parts: &'a [Name],
 }
 
 /// What was put back.
@@ -185,7 +187,12 @@ impl<'a> Plan<'a> {
         }
         let backups = &request.environment.backups;
         let mut plan = Plan { pairs: Vec::new(), skipped: Vec::new(), absent: Vec::new() };
-        for part in &manifest.parts {
+        let wanted = |part: &Part| request.parts.is_empty() || request.parts.iter().any(|p| p.as_str() == part.name);
+        if let Some(unknown) = request.parts.iter().find(|p| !manifest.parts.iter().any(|part| part.name == p.as_str()))
+        {
+            return Err(unfit(format!("it has no part `{unknown}`")));
+        }
+        for part in manifest.parts.iter().filter(|part| wanted(part)) {
             match plan.source_of(part, backups) {
                 Ok(backup) => plan.pairs.push((part, backup)),
                 Err(why) => plan.skipped.push(SkippedPart { name: part.name.clone(), why }),

@@ -37,6 +37,7 @@ use super::{
 };
 use crate::{
     config::{Backup, BackupSource, Compression},
+    model::EnvironmentKey,
     runtime::Job,
 };
 
@@ -85,9 +86,24 @@ impl Kind for Sqlite {
         restore::sqlite::restore(work, path_of(&work.backup.source)?, gate).await
     }
 
+    async fn ask(
+        &self,
+        backup: &Backup,
+        _: &EnvironmentKey,
+        query: &str,
+        _: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        ask(path_of(&backup.source)?, query, backup.name.as_str(), &job.cancel).await
+    }
+
     async fn rehearse(&self, stored: Stored<'_>, _: Reach<'_>, job: &Job) -> Result<Vec<TableRows>, DataError> {
         let copy = unpack(stored, job).await?;
         integrity(&copy.path, &stored.part.name, &job.cancel).await?;
+        if let Some(query) = stored.backup.and_then(|backup| backup.check.as_deref()) {
+            let answer = ask(&copy.path, query, &stored.part.name, &job.cancel).await?;
+            super::check::judge(answer).map_err(|why| DataError::dump(format!("its `check` {why}")))?;
+        }
         rows(&copy.path, &stored.part.name, &job.cancel).await
     }
 
@@ -129,6 +145,27 @@ async fn unpack(stored: Stored<'_>, job: &Job) -> Result<Doomed, DataError> {
         unpacked = unpacking => unpacked?,
     }
     Ok(copy)
+}
+
+/// The first column of a query's first row.
+async fn ask(path: &Path, query: &str, name: &str, cancel: &CancellationToken) -> Result<Option<String>, DataError> {
+    let asking = async {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
+        let mut connection = open(&options, cancel).await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(query.to_owned())).fetch_optional(&mut connection).await?;
+        let answer = row.map(|row| text_of(&row));
+        connection.close().await?;
+        sqlx::Result::Ok(answer)
+    };
+    asking.await.map_err(|error| explain(error, path, name, path, cancel))
+}
+
+/// Whatever type SQLite gave it; NULL is empty.
+fn text_of(row: &sqlx::sqlite::SqliteRow) -> String {
+    let number = || row.try_get_unchecked::<Option<f64>, _>(0).ok().flatten().map(|value| value.to_string());
+    let integer = || row.try_get_unchecked::<Option<i64>, _>(0).ok().flatten().map(|value| value.to_string());
+    let text = || row.try_get::<Option<String>, _>(0).ok().flatten();
+    text().or_else(integer).or_else(number).unwrap_or_default()
 }
 
 /// Rows of each table of a database that nobody else has open, by name.

@@ -51,6 +51,7 @@ fn environment(backups: Vec<Backup>) -> Environment {
         pull: Pull { timeout: LONG, retries: 0 },
         backups,
         backup_retention: Retention { keep: 10, keep_days: 7 },
+        rehearse_backups: None,
         tests: Vec::new(),
         build: Build {
             context: ".".to_owned(),
@@ -93,7 +94,15 @@ fn environment(backups: Vec<Backup>) -> Environment {
 }
 
 fn backup(name: &str, source: BackupSource) -> Backup {
-    Backup { name: name.parse().unwrap(), source, required: false, timeout: LONG, compression: Compression::Gzip }
+    Backup {
+        name: name.parse().unwrap(),
+        source,
+        required: false,
+        timeout: LONG,
+        compression: Compression::Gzip,
+        verify: crate::config::VerifyBackup::Off,
+        check: None,
+    }
 }
 
 fn postgres_in(container: &str, database: &str, format: PostgresFormat) -> BackupSource {

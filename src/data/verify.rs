@@ -26,7 +26,7 @@ use super::{
 use crate::{
     config::{Backup, Environment},
     files,
-    model::EnvironmentKey,
+    model::{EnvironmentKey, Name},
     runtime::Job,
 };
 
@@ -55,6 +55,8 @@ pub struct VerifyRequest<'a> {
     /// The set's directory: [`super::which_set`] finds it.
     pub set: &'a Path,
     pub depth: Depth,
+    /// Only these parts; all where empty.
+    pub parts: &'a [Name],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +114,8 @@ pub async fn verify_set(request: VerifyRequest<'_>, reach: Reach<'_>, job: &Job)
         let swept = scratch.sweep_scratch(&key(&manifest)).await.unwrap_or_default();
         swept.iter().for_each(|name| job.log.line(format!("removed {name}, which an earlier look had left")));
     }
-    for part in &manifest.parts {
+    let wanted = |part: &&Part| request.parts.is_empty() || request.parts.iter().any(|p| p.as_str() == part.name);
+    for part in manifest.parts.iter().filter(wanted) {
         let verified = verify_part(&request, &manifest, part, reach, job).await?;
         let bad = verified.checks.iter().filter(|check| !check.ok);
         report.problems.extend(bad.map(|check| format!("`{}`: {}: {}", part.name, check.what, check.detail)));

@@ -3,11 +3,12 @@
 //! - [`journal`] says what may happen next. [`run`] drives a deployment forward, and backwards when something fails; [`recover`] decides
 //!   what becomes of one whose process died, and then drives it with the same code; [`orphans`] finds what no journal tells of.
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
-//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves.
+//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves; [`needed`]
+//!   tells which backup sets something still goes back to.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
-//! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
+//! [`holds`] keeps deployments and backups by hand apart. Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
 use std::sync::Arc;
 
@@ -24,8 +25,10 @@ use crate::{
 
 pub mod checks;
 pub mod health;
+pub mod holds;
 pub mod journal;
 pub mod kept;
+pub mod needed;
 pub mod orphans;
 pub mod outcome;
 pub mod preflight;
@@ -59,6 +62,12 @@ impl Runtimes {
     }
 }
 
+/// The mirror of an environment's app.
+pub fn mirror(config: &Config, environment: &Environment) -> Mirror {
+    let dir = config.server.state_dir.join("git").join(format!("{}.git", environment.key.app));
+    Mirror::new(dir, environment.repository.clone())
+}
+
 /// What the pipeline works with. One for the whole daemon.
 #[derive(Debug)]
 pub struct World {
@@ -69,12 +78,22 @@ pub struct World {
     pub ticks: watch::Sender<u64>,
     /// Faults that a test ordered.
     pub faults: Faults,
+    /// Whose turn it is in each environment.
+    pub holds: holds::Holds,
     http: reqwest::Client,
 }
 
 impl World {
     pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes, faults: Faults) -> Self {
-        Self { config, registry, runtimes, ticks: watch::Sender::new(0), faults, http: checks::client() }
+        Self {
+            config,
+            registry,
+            runtimes,
+            ticks: watch::Sender::new(0),
+            faults,
+            holds: holds::Holds::default(),
+            http: checks::client(),
+        }
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {
@@ -88,8 +107,7 @@ impl World {
 
     /// An app's mirror, which its environments share: fetches take turns by themselves, within their limits.
     pub fn mirror_of(&self, environment: &Environment) -> Mirror {
-        let dir = self.config.server.state_dir.join("git").join(format!("{}.git", environment.key.app));
-        Mirror::new(dir, environment.repository.clone())
+        mirror(&self.config, environment)
     }
 
     /// Tells followers that something was recorded.

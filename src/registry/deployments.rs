@@ -4,8 +4,11 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    Registry, Result, RollbackOrder, damaged, decisions::insert_rollback, from_json, journal::insert_event, now_ms,
-    parse, query, time, to_json,
+    Registry, Result, RollbackOrder, damaged,
+    decisions::{insert_rollback, read_data},
+    from_json,
+    journal::insert_event,
+    now_ms, parse, query, time, to_json,
 };
 use crate::{
     model::{
@@ -42,16 +45,25 @@ pub struct Filter {
 }
 
 impl Registry {
-    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit.
+    /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit; but what a
+    /// person asked for gives way only to what a person asks for: a push waits behind it.
     pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
-        let waiting: Vec<i64> =
-            sqlx::query_scalar("SELECT id FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'")
-                .bind(new.key.app.as_str())
-                .bind(new.key.environment.as_str())
-                .fetch_all(&mut *tx)
-                .await
-                .map_err(query("queue a deployment"))?;
+        let waiting = sqlx::query(
+            "SELECT id, triggered FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'",
+        )
+        .bind(new.key.app.as_str())
+        .bind(new.key.environment.as_str())
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(query("queue a deployment"))?;
+        let mut gives_way = Vec::new();
+        for row in &waiting {
+            let trigger: Trigger = from_json("trigger", row.get("triggered"))?;
+            if new.trigger.kind.is_explicit() || !trigger.kind.is_explicit() {
+                gives_way.push(row.get::<i64, _>("id"));
+            }
+        }
         let id: i64 = sqlx::query_scalar(
             "INSERT INTO deployments (app, environment, commit_id, reference, triggered, status, queued_at)
              VALUES (?, ?, ?, ?, ?, 'queued', ?) RETURNING id",
@@ -68,7 +80,7 @@ impl Registry {
         if let Some(order) = &new.rollback {
             insert_rollback(&mut tx, id, order).await?;
         }
-        for old in waiting {
+        for old in gives_way {
             let reason = format!("deployment {id} is newer");
             let event = Event::Ended { status: Status::Superseded, reason: Some(reason.clone()) };
             let recorded = Recorded { seq: 1, at: Timestamp::now(), event };
@@ -97,32 +109,29 @@ impl Registry {
         rows.iter().map(|row| Ok((DeploymentId(row.get("id")), key_of(row)?))).collect()
     }
 
-    /// The deployment that waits in an environment's queue.
-    pub async fn next_queued(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
-        let id: Option<i64> = sqlx::query_scalar(
-            "SELECT max(id) FROM deployments
-             WHERE app = ? AND environment = ? AND status = 'queued' AND finished_at IS NULL",
-        )
-        .bind(key.app.as_str())
-        .bind(key.environment.as_str())
-        .fetch_one(&self.read)
-        .await
-        .map_err(query("read the queue"))?;
+    /// At most one deployment: the answer of `question`, which takes an app and an environment.
+    pub(super) async fn one_of(&self, key: &EnvironmentKey, question: &'static str) -> Result<Option<DeploymentId>> {
+        let id: Option<i64> = sqlx::query_scalar(question)
+            .bind(key.app.as_str())
+            .bind(key.environment.as_str())
+            .fetch_one(&self.read)
+            .await
+            .map_err(query("read deployments"))?;
         Ok(id.map(DeploymentId))
+    }
+
+    /// What an environment's queue has next: what a person asked for was there before the push that waits behind it.
+    pub async fn next_queued(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
+        const QUEUED: &str = "SELECT min(id) FROM deployments
+             WHERE app = ? AND environment = ? AND status = 'queued' AND finished_at IS NULL";
+        self.one_of(key, QUEUED).await
     }
 
     /// The deployment of an environment that waits for a person's word.
     pub async fn awaiting_approval(&self, key: &EnvironmentKey) -> Result<Option<DeploymentId>> {
-        let id: Option<i64> = sqlx::query_scalar(
-            "SELECT min(id) FROM deployments
-             WHERE app = ? AND environment = ? AND status = 'awaiting_approval' AND finished_at IS NULL",
-        )
-        .bind(key.app.as_str())
-        .bind(key.environment.as_str())
-        .fetch_one(&self.read)
-        .await
-        .map_err(query("read deployments"))?;
-        Ok(id.map(DeploymentId))
+        const WAITING: &str = "SELECT min(id) FROM deployments
+             WHERE app = ? AND environment = ? AND status = 'awaiting_approval' AND finished_at IS NULL";
+        self.one_of(key, WAITING).await
     }
 
     /// The newest deployment of a commit in an environment that says something about it (superseded and skipped ones do not).
@@ -273,12 +282,14 @@ const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deploy
 
 fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
     let Some(kind) = row.get::<Option<String>, _>("rollback_kind") else { return Ok(None) };
+    let (restore, parts) = read_data(row.get("rollback_backup"))?;
     Ok(Some(RollbackView {
         kind: parse("kind of rollback", &kind)?,
         to: DeploymentId(row.get("rollback_target")),
         reason: row.get("rollback_reason"),
         forced: row.get("rollback_forced"),
-        restore: row.get("rollback_backup"),
+        restore,
+        parts,
         checks: from_json("safety checks", row.get("rollback_checks"))?,
     }))
 }

@@ -82,6 +82,26 @@ async fn a_delivery_is_taken_once_whatever_the_batch() -> Done {
 }
 
 #[tokio::test]
+async fn a_push_waits_behind_what_a_person_asked_for() -> Done {
+    let (_dir, registry) = registry().await?;
+    let triggered = |kind, digit| {
+        let new = new_deployment(digit);
+        NewDeployment { trigger: Trigger { kind, ..new.trigger.clone() }, ..new }
+    };
+    let rollback = registry.enqueue(&triggered(TriggerKind::Rollback, '1')).await?;
+    let push = registry.enqueue(&triggered(TriggerKind::Github, '2')).await?;
+    let newer = registry.enqueue(&triggered(TriggerKind::Hook, '3')).await?;
+    let status = async |id| registry.deployment(id).await.map(|view| view.unwrap().status);
+    assert_eq!(status(rollback).await?, Status::Queued);
+    assert_eq!(status(push).await?, Status::Superseded);
+    assert_eq!(registry.next_queued(&key()).await?, Some(rollback), "it comes first");
+    let last = registry.enqueue(&triggered(TriggerKind::Cli, '4')).await?;
+    assert_eq!((status(rollback).await?, status(newer).await?), (Status::Superseded, Status::Superseded));
+    assert_eq!(registry.next_queued(&key()).await?, Some(last));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_newest_waiting_deployment_wins() -> Done {
     let (_dir, registry) = registry().await?;
     let one = registry.enqueue(&new_deployment('1')).await?;

@@ -116,3 +116,18 @@ fn docker_what_is_live_is_started_again_when_it_ends() {
     poll(|| site.page()).expect("it answers");
     site.expect_page("two");
 }
+
+/// Going back to what is live, and failing at it, leaves what is live as it was made.
+#[test]
+fn docker_what_is_live_is_still_started_again_after_a_rollback_to_it_failed() {
+    let mut site = Site::docker();
+    site.push("good");
+    site.deploy(0);
+    let live = format!("refit-{}-production-1", site.app);
+    let policy = || docker(&["inspect", "--format", "{{.HostConfig.RestartPolicy.Name}}", &live]).trim().to_owned();
+    docker(&["stop", "-t", "0", &live]);
+    site = site.env("REFIT_FAULT", "step:smoke:effect=fail");
+    site.refit(&["rollback", "--to", "1", "--reason", "it is down"]).expect(5);
+    assert_eq!(policy(), "unless-stopped");
+    site.expect_page("one");
+}

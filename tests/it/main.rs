@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backups;
 mod candidates;
 mod demo;
 mod deploy;
@@ -32,5 +33,6 @@ mod pushes;
 mod retention;
 mod rollback;
 mod secrets;
+mod sql_files;
 mod telegram;
 mod threats;

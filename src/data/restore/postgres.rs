@@ -26,14 +26,16 @@ use tokio::{
 
 use super::{Gate, Loaded, Work};
 use crate::{
+    config::Backup,
     data::{
-        DataError, Part, PartFormat,
+        DataError, Part, PartFormat, Reach,
         postgres::{
             client::{Client, succeeded},
             script::Script,
         },
         unpack::PartReader,
     },
+    model::EnvironmentKey,
     runtime::Job,
 };
 
@@ -55,6 +57,28 @@ pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Load
     let loaded = loading.run(Some(gate)).await;
     client.close(work.job).await;
     loaded
+}
+
+/// The first column of a query's first row.
+pub(in crate::data) async fn ask(
+    backup: &Backup,
+    key: &EnvironmentKey,
+    query: &str,
+    reach: Reach<'_>,
+    job: &Job,
+) -> Result<Option<String>, DataError> {
+    let client = Client::open(&backup.source, key, reach, "refit restore").await?;
+    let query = format!("--command={query}");
+    let command = client.command(&[PSQL.as_slice(), &["--field-separator-zero", &query]].concat());
+    let mut answer = Vec::new();
+    let outcome = client.exec().exec_into(client.container(), &command, &client.env(), &mut answer, job).await;
+    client.close(job).await;
+    succeeded("psql", &outcome?)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    let first = answer.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
+    Ok(Some(String::from_utf8_lossy(first).into_owned()))
 }
 
 /// Reads commands, says what they did, and ends with the first that fails.

@@ -14,7 +14,8 @@ pub(super) async fn put_back(
     exec: Option<&dyn ContainerExec>,
     job: &Job,
 ) -> Result<RestoreReport, DataError> {
-    restore_set(RestoreRequest { environment, set }, Reach { containers: exec, scratch: None }, job).await
+    let request = RestoreRequest { environment, set, parts: &[] };
+    restore_set(request, Reach { containers: exec, scratch: None }, job).await
 }
 
 /// Every file below, with its content, owner and mode.
@@ -313,7 +314,11 @@ async fn a_full_disk_or_a_cancelled_job_changes_nothing() {
 #[tokio::test]
 async fn only_parts_with_a_source_are_put_back_and_only_into_their_environment() {
     let scene = Scene::new(false, Compression::Gzip).await;
-    let with = |backups| RestoreRequest { environment: Box::leak(Box::new(environment(backups))), set: &scene.set };
+    let with = |backups| RestoreRequest {
+        environment: Box::leak(Box::new(environment(backups))),
+        set: &scene.set,
+        parts: &[],
+    };
     let app = scene.environment.backups[0].clone();
     let error = restore_set(with(Vec::new()), Reach::default(), &job()).await.unwrap_err();
     assert!(error.to_string().contains("it holds nothing that the configuration has a `[[backup]]`"), "{error}");

@@ -168,7 +168,7 @@ fn exit_code(why: &str) -> Option<i64> {
 
 /// What a step that could not get its base image was after.
 fn base_image(step: &str) -> Option<&str> {
-    // Classic: `FROM --platform=x image AS name`. BuildKit: `[internal] load metadata for docker.io/library/image:tag`.
+    // Classic: `FROM --platform=x image AS name`. BuildKit: `[internal] load metadata for <registry>/library/image:tag`.
     match step.strip_prefix("FROM ") {
         Some(rest) => rest.split_whitespace().find(|word| !word.starts_with("--")),
         None => step.strip_prefix("[internal] load metadata for "),

@@ -19,6 +19,7 @@ mod ports;
 pub mod telegram;
 
 pub mod proxy;
+pub mod servers;
 
 pub use ports::free_port;
 
