@@ -182,7 +182,9 @@ pub enum Command {
     /// For environments with `files` in `[migrate]`. A deployment applies what is pending by itself; by hand is for looking, for getting out of
     /// trouble, and for what must not wait for a deployment. The files are those of the branch's tip, or of --commit. Up, down and redo work here and now,
     /// and need the daemon to be stopped.
-    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes")]
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes"
+    )]
     Migrate(MigrateArgs),
 
     /// Show what is live in each environment, and what happens now
@@ -560,7 +562,9 @@ pub enum MigrateCommand {
     /// Show each migration: applied, pending, edited, missing or dirty
     ///
     /// Asks the database and reads the files of a commit; changes nothing.
-    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json")]
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json"
+    )]
     Status(MigrateStatusArgs),
     /// Apply what is pending
     ///

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::{
     load::{Claims, read_app},
+    migrate,
     read::Reader,
     schema::{COMMON, STAGES},
-    migrate, smoke, stages, start,
+    smoke, stages, start,
     tree::{self, At, Value},
     types::{App, Environment},
     values::{self, Complaint, boolean, docker_name, integer},

@@ -106,7 +106,7 @@ fn reach(engine: &crate::runtime::docker::Engine) -> Reach<'_> {
 
 async fn verify(environment: Option<&Environment>, set: &Path, depth: Depth) -> VerifyReport {
     let engine = engine();
-    verify_set(VerifyRequest { environment, set, depth }, reach(&engine), &job()).await.unwrap()
+    verify_set(VerifyRequest { environment, set, depth, parts: &[] }, reach(&engine), &job()).await.unwrap()
 }
 
 async fn set_of(dir: &Path, sources: &[Backup]) -> PathBuf {
@@ -414,11 +414,11 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
         let text = std::fs::read_to_string(set.join(MANIFEST)).unwrap();
         assert!(!text.contains("p@ss") && !text.contains("p%40ss") && text.contains("\"by\": \"ada\""), "{text}");
         db.psql("odd name", "DELETE FROM held WHERE x > 10");
-        let request = RestoreRequest { environment: &environment, set: &set };
+        let request = RestoreRequest { environment: &environment, set: &set, parts: &[] };
         let report = restore_set(request, reach(&engine), &job()).await.unwrap();
         assert_eq!(report.restored[0].place, format!("PostgreSQL database `odd name` at {host}:5432"));
         assert_eq!(db.psql("odd name", "SELECT count(*) FROM held"), "1000");
-        let request = VerifyRequest { environment: Some(&environment), set: &set, depth: Depth::Restore };
+        let request = VerifyRequest { environment: Some(&environment), set: &set, depth: Depth::Restore, parts: &[] };
         let report = verify_set(request, reach(&engine), &job()).await.unwrap();
         if tools == PostgresTools::Host {
             assert!(report.problems[0].contains("set `tools` to an image"), "{report:?}");
