@@ -28,6 +28,7 @@ use crate::{
 mod command;
 mod damage;
 mod docker_mysql;
+mod docker_verify;
 mod hostile;
 mod postgres;
 mod restore;

@@ -36,8 +36,9 @@ pub(super) async fn look(
         Ok(set) => set,
         Err(why) => return Data::NoSet(why),
     };
-    let path = dir.join(&set);
+    let name = set.clone();
     let verified = blocking(move || {
+        let path = data::which_set(&dir, &key, &name)?.path;
         let bytes = data::verify_checksums(&path)?.bytes;
         Ok((bytes, data::read_manifest(&path)?))
     });

@@ -40,6 +40,22 @@ impl Container {
         container
     }
 
+    /// One that takes connections with a password from elsewhere.
+    pub(super) async fn postgres_on_network() -> Self {
+        let start = START
+            .replace("listen_addresses=", "listen_addresses=0.0.0.0")
+            .replace("local all all trust\\n", "local all all trust\\nhost all all all scram-sha-256\\n");
+        let container = Self::run("refit-test/postgres:15", &["sh", "-c", &start]);
+        until("PostgreSQL answers", || container.try_psql("postgres", "SELECT 1").status.success()).await;
+        container
+    }
+
+    pub(super) fn address(&self) -> String {
+        let format = "{{.NetworkSettings.IPAddress}}";
+        let out = Command::new("docker").args(["inspect", "--format", format, &self.0]).output().unwrap();
+        String::from_utf8(out.stdout).unwrap().trim().to_owned()
+    }
+
     pub(super) fn exec(&self, command: &[&str]) -> Output {
         Command::new("docker").args(["exec", &self.0]).args(command).output().unwrap()
     }

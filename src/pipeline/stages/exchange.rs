@@ -71,7 +71,11 @@ pub async fn forward(step: &Step, exchange: &Exchange) -> Result<(), StageFailur
 
 /// Restores a set, or some of its parts. Nothing that uses the data may run.
 pub(super) async fn put(step: &Step, set: &str, parts: &[Name]) -> Result<(), data::DataError> {
-    let dir = step.world.config.server.backups_dir.join(set);
+    let (backups, key, name) =
+        (step.world.config.server.backups_dir.clone(), step.environment.key.clone(), set.to_owned());
+    let found = tokio::task::spawn_blocking(move || data::which_set(&backups, &key, &name)).await;
+    let dir =
+        found.map_err(|e| data::DataError::Dump { why: format!("looking for {set} was interrupted: {e}") })??.path;
     let request = RestoreRequest { environment: &step.environment, set: &dir, parts };
     let report = data::restore_set(request, step.world.runtimes.reach(), &step.job).await?;
     for part in &report.restored {

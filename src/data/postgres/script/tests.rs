@@ -125,14 +125,14 @@ fn whatever_could_be_a_command_of_psql_is_refused() {
         "COPY t TO PROGRAM 'id';\n",
         "COPY (SELECT 1) TO PROGRAM 'id';\n",
         "COPY t FROM PROGRAM 'id' WHERE x IS DISTINCT FROM stdin;\n",
-        "COPY t FROM stdin WITH (FORMAT csv);\n1\n\\.\n",
-        "COPY t FROM /* */ stdin;\n\\.\n",
-        "COPY t FROM stdin; \\! id\n\\.\n",
-        "COPY t FROM stdin;SELECT 1;\n\\.\n",
-        "COPY t FROM stdin;\n1\n\\.\n\\! id\n",
-        "COPY t FROM stdin;\n1\n\\.\r\n\\! id\n",
-        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC COPY t FROM stdin;\nEND;\n\\! id\n\\.\n",
-        "(COPY t FROM stdin;\n) \\! id\n\\.\n",
+        "COPY t (a) FROM stdin WITH (FORMAT csv);\n1\n\\.\n",
+        "COPY t (a) FROM /* */ stdin;\n\\.\n",
+        "COPY t (a) FROM stdin; \\! id\n\\.\n",
+        "COPY t (a) FROM stdin;SELECT 1;\n\\.\n",
+        "COPY t (a) FROM stdin;\n1\n\\.\n\\! id\n",
+        "COPY t (a) FROM stdin;\n1\n\\.\r\n\\! id\n",
+        "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC COPY t (a) FROM stdin;\nEND;\n\\! id\n\\.\n",
+        "(COPY t (a) FROM stdin;\n) \\! id\n\\.\n",
         "SELECT 1;\0\n",
         // The restore has its own transaction.
         "COMMIT; DROP TABLE t;\nCOMMIT AND CHAIN;\n",
@@ -149,7 +149,7 @@ fn whatever_could_be_a_command_of_psql_is_refused() {
         "SELECT 1",
         "SELECT 'a;\n",
         "SELECT $$;\n",
-        "COPY t FROM stdin;\n1\n",
+        "COPY t (a) FROM stdin;\n1\n",
         "/* ",
     ];
     for dump in hostile {
@@ -173,7 +173,7 @@ fn of_an_old_psql_more_is_demanded() {
 
 #[test]
 fn a_refusal_names_the_line() {
-    let dump = "SELECT 1;\nCOPY t FROM stdin;\n1\n2\n\\.\n\nSELECT '\n\n';\n\\! id\n";
+    let dump = "SELECT 1;\nCOPY t (a) FROM stdin;\n1\n2\n\\.\n\nSELECT '\n\n';\n\\! id\n";
     assert_eq!(follow(dump, 3, false).unwrap_err().line, 10);
 }
 
