@@ -13,7 +13,6 @@ use std::sync::Arc;
 use futures_util::stream::{self, BoxStream, StreamExt};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::{Control, ControlError, Result};
 use crate::{
@@ -139,12 +138,17 @@ impl Control {
             let _ = end.send(done).await;
         });
         let guard = cancel.drop_guard();
-        // The lines end with the job; what came of it is the last word.
-        let said = ReceiverStream::new(said).map(|text| Ok(BackupUpdate::Said { text }));
-        let updates = said.chain(ReceiverStream::new(ended));
-        stream::unfold((updates, guard), async |(mut updates, guard)| {
-            let update = updates.next().await?;
-            Some((update, (updates, guard)))
+        stream::unfold(Some((said, ended, guard)), async |state| {
+            let (mut said, mut ended, guard) = state?;
+            let done = tokio::select! {
+                biased;
+                // What was said before the end is told before it.
+                Some(text) = said.recv() => {
+                    return Some((Ok(BackupUpdate::Said { text }), Some((said, ended, guard))));
+                }
+                done = ended.recv() => done?,
+            };
+            Some((done, None))
         })
         .boxed()
     }
