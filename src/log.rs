@@ -14,6 +14,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::sync::mpsc;
+
 use crate::{model::Stage, redact::Redactor};
 
 /// Lines of a stage that a report may quote.
@@ -39,6 +41,8 @@ struct Shared {
 struct Inner {
     /// `None`: a log that is kept in memory only (tests, one-off commands).
     file: Option<File>,
+    /// Who watches: a line that finds no room there is left out.
+    listener: Option<mpsc::Sender<String>>,
     failure: Option<String>,
 }
 
@@ -49,16 +53,21 @@ impl DeploymentLog {
             DirBuilder::new().recursive(true).mode(0o755).create(parent)?;
         }
         let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
-        Ok(Self::with(Some(file), path.to_owned(), redactor))
+        Ok(Self::with(Some(file), None, path.to_owned(), redactor))
+    }
+
+    /// No file: each line goes to who watches, masked and harmless like all.
+    pub fn watched(listener: mpsc::Sender<String>, redactor: Redactor) -> Self {
+        Self::with(None, Some(listener), PathBuf::new(), redactor)
     }
 
     /// Writes nowhere; stage tails still work.
     pub fn discard(redactor: Redactor) -> Self {
-        Self::with(None, PathBuf::new(), redactor)
+        Self::with(None, None, PathBuf::new(), redactor)
     }
 
-    fn with(file: Option<File>, path: PathBuf, redactor: Redactor) -> Self {
-        let inner = Mutex::new(Inner { file, failure: None });
+    fn with(file: Option<File>, listener: Option<mpsc::Sender<String>>, path: PathBuf, redactor: Redactor) -> Self {
+        let inner = Mutex::new(Inner { file, listener, failure: None });
         Self { shared: Arc::new(Shared { path, redactor, inner }) }
     }
 
@@ -85,6 +94,9 @@ impl DeploymentLog {
         let now = jiff::Timestamp::now();
         let text = format!("{now:.3} {label:<7} | {line}\n");
         let mut inner = self.lock();
+        if let Some(listener) = &inner.listener {
+            let _ = listener.try_send(line.to_owned());
+        }
         let result = inner.file.as_mut().map_or(Ok(()), |file| file.write_all(text.as_bytes()));
         if let Err(error) = result
             && inner.failure.is_none()

@@ -303,6 +303,8 @@ text_enum! {
         Api = "api",
         /// `refit rollback`: the deployment brings a release back.
         Rollback = "rollback",
+        /// `refit backup restore`: the deployment puts data back under the release that is live.
+        Restore = "restore",
     }
 }
 
@@ -317,6 +319,8 @@ text_enum! {
         Automatic = "automatic",
         /// Forward again, to what was live before the last rollback.
         Undo = "undo",
+        /// To the release that is live, with the data of a backup.
+        Restore = "restore",
     }
 }
 
@@ -324,7 +328,12 @@ impl TriggerKind {
     /// Whether a person asked for exactly this deployment, so that the rules for pushes (already deployed, older than
     /// live, paths, `[skip ci]`) do not apply.
     pub fn is_explicit(self) -> bool {
-        matches!(self, Self::Cli | Self::Rerun | Self::Telegram | Self::Api | Self::Rollback)
+        matches!(self, Self::Cli | Self::Rerun | Self::Telegram | Self::Api | Self::Rollback | Self::Restore)
+    }
+
+    /// Whether an order in the registry says what is to be brought back: a release, data, or both.
+    pub fn has_order(self) -> bool {
+        matches!(self, Self::Rollback | Self::Restore)
     }
 }
 
@@ -462,6 +471,13 @@ pub struct DeploymentView {
     pub resolved: Option<Resolution>,
 }
 
+impl RollbackView {
+    /// The set of a restore by hand: the release that is live stays, and only data goes back.
+    pub fn restored_set(&self) -> Option<&str> {
+        self.restore.as_deref().filter(|_| self.kind == RollbackKind::Restore)
+    }
+}
+
 /// A rollback that somebody asked for, as its deployment shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RollbackView {
@@ -473,6 +489,9 @@ pub struct RollbackView {
     pub forced: bool,
     /// The backup set that is put back; data stays as it is where unset.
     pub restore: Option<String>,
+    /// Only these parts of it; all where empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<Name>,
     /// The safety checks as they were when it was asked for: see `rollback::Check`.
     pub checks: serde_json::Value,
 }

@@ -138,6 +138,15 @@ pub enum Command {
     )]
     Rollback(RollbackArgs),
 
+    /// Take, look at, put back and remove backups
+    ///
+    /// A deployment takes a backup before it changes anything; this is for all the rest. A set is a directory with a dump of each [[backup]]
+    /// and a manifest with checksums and the commands that restore it without Refit.
+    #[command(
+        after_help = "Example:\n  refit backup list\n  refit backup create --reason \"before the upgrade\"\n  refit backup restore latest"
+    )]
+    Backup(super::backup::args::BackupArgs),
+
     /// Stop a queued or running deployment and undo what it did
     ///
     /// The deployment stops what it started (containers, processes), undoes its finished stages in reverse, and ends as `cancelled`. What

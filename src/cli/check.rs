@@ -11,7 +11,7 @@ use super::{
     style::{Paint, Tone, cell, table_text, took},
 };
 use crate::{
-    config::{BackupSource, Config, Environment, MissingSecrets, Probe, Strategy, TestPlace},
+    config::{BackupSource, Config, Environment, MissingSecrets, PostgresTools, Probe, Strategy, TestPlace},
     model::Stage,
 };
 
@@ -130,6 +130,10 @@ fn span(span: Duration) -> String {
 fn backup(source: &BackupSource) -> String {
     match source {
         BackupSource::Postgres { container, database, .. } => format!("postgres {database} in {container}"),
+        BackupSource::PostgresUrl { tools: PostgresTools::Host, .. } => "postgres by its url".to_owned(),
+        BackupSource::PostgresUrl { tools: PostgresTools::Image(image), .. } => {
+            format!("postgres by its url, with the tools of {image}")
+        }
         BackupSource::Sqlite { path } => format!("sqlite {}", path.display()),
     }
 }

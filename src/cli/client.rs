@@ -28,12 +28,13 @@ use tokio_util::{
 pub use crate::server::wire::{PushOutcome, PushRequest};
 use crate::{
     control::{
-        ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Result, RollbackRequest, Update,
+        ApprovalRequest, BackupRequest, BackupUpdate, ControlError, DeployRequest, RerunRequest, ResolveRequest,
+        Result, RollbackRequest, Update,
     },
     model::DeploymentId,
     server::{
         socket::Address,
-        wire::{Asked, CancelRequest, FollowLine, WireError},
+        wire::{Asked, BackupLine, CancelRequest, FollowLine, WireError},
     },
 };
 
@@ -97,6 +98,22 @@ impl Daemon {
         updates.try_flatten_stream().boxed()
     }
 
+    /// Work on backups, as it goes on. Dropping the stream cancels it.
+    pub fn backup(&self, request: BackupRequest) -> BoxStream<'static, Result<BackupUpdate>> {
+        let daemon = self.clone();
+        let updates = async move {
+            let body = serde_json::to_vec(&request).map_err(|source| misunderstood(&source))?;
+            let response = daemon.send(Method::POST, "/v1/backups", body.into()).await?;
+            let lines = lines(checked(response).await?);
+            Ok(lines.map(|line| match serde_json::from_str(&line?) {
+                Ok(BackupLine::Update(update)) => Ok(update),
+                Ok(BackupLine::Error { error }) => Err(error.into()),
+                Err(source) => Err(misunderstood(&source)),
+            }))
+        };
+        updates.try_flatten_stream().boxed()
+    }
+
     async fn post<Q: Serialize, A: DeserializeOwned>(&self, path: &str, request: &Q) -> Result<A> {
         let body = serde_json::to_vec(request).map_err(|source| misunderstood(&source))?;
         let response = self.send(Method::POST, path, body.into()).await?;
@@ -137,6 +154,12 @@ async fn checked(response: Response<Incoming>) -> Result<Incoming> {
         Ok(error) => Err(error.into()),
         Err(source) => Err(misunderstood(&source)),
     }
+}
+
+/// Line by line, until the end or the first that breaks off.
+fn lines(body: Incoming) -> impl Stream<Item = Result<String>> {
+    let reader = StreamReader::new(BodyDataStream::new(body).map_err(io::Error::other));
+    FramedRead::new(reader, LinesCodec::new_with_max_length(LONGEST_LINE)).map_err(|_| gone())
 }
 
 fn updates(body: Incoming) -> impl Stream<Item = Result<Update>> {

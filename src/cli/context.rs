@@ -105,6 +105,16 @@ impl Context {
         let _ = writeln!(io::stderr().lock(), "{text}");
     }
 
+    /// Asks on standard error for a line; `None` where nobody can answer.
+    pub fn ask(&self, question: &str) -> Option<String> {
+        if !io::stdin().is_terminal() {
+            return None;
+        }
+        let _ = write!(io::stderr().lock(), "{question}");
+        let mut answer = String::new();
+        io::stdin().read_line(&mut answer).ok().map(|_| answer.trim().to_owned())
+    }
+
     /// Asks on standard error; `false` where nobody can answer.
     pub fn confirm(&self, question: &str) -> bool {
         if !io::stdin().is_terminal() {

@@ -79,7 +79,7 @@ fn detached(context: &Context, args: &ActArgs, id: DeploymentId) -> Result<u8> {
 }
 
 /// Prints how it ended. The exit code is the deployment's, whoever reads the output.
-async fn conclude(context: &Context, args: &ActArgs, view: DeploymentView) -> Result<u8> {
+pub async fn conclude(context: &Context, args: &ActArgs, view: DeploymentView) -> Result<u8> {
     let code = view.exit_code.unwrap_or(exit::UNAVAILABLE);
     let printed = match args.format.format {
         Format::Json => context.print_json(&view),
@@ -107,7 +107,7 @@ fn summary(story: &Story, log: Option<&str>, paint: Paint) -> String {
     out.push('\n');
     let mut line = |name: &str, text: &str| out.push_str(&format!("  {} {text}\n", paint.dim(&format!("{name:<8}"))));
     line("commit", &story.commit_line());
-    for (name, text) in [("rollback", story.rollback_line()), ("reason", story.reason())] {
+    for (name, text) in [(story.order(), story.rollback_line()), ("reason", story.reason())] {
         if let Some(text) = text {
             line(name, &text);
         }

@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     config::{Config, MissingSecrets},
-    control::{Control, ControlError, DeployRequest, RerunRequest, RollbackRequest, Update},
+    control::{
+        BackupRequest, BackupUpdate, Control, ControlError, DeployRequest, RerunRequest, RollbackRequest, Update,
+    },
     model::DeploymentId,
     notify,
 };
@@ -99,6 +101,13 @@ impl Hands {
         match self {
             Self::Daemon(daemon) => daemon.rollback(&request).await,
             Self::Here(control) => control.rollback(request).await,
+        }
+    }
+
+    pub fn backup(&self, request: BackupRequest) -> BoxStream<'static, crate::control::Result<BackupUpdate>> {
+        match self {
+            Self::Daemon(daemon) => daemon.backup(request),
+            Self::Here(control) => control.backup(request),
         }
     }
 

@@ -19,7 +19,7 @@ const SUBJECT_WIDTH: usize = 44;
 pub async fn run(context: &Context, args: &HistoryArgs) -> Result<u8> {
     let config = context.config_to_read()?;
     check_target(&config, &args.target)?;
-    let since = args.since.as_deref().map(|text| since(text, &context.clock)).transpose()?;
+    let since = args.since.as_deref().map(|text| since(text, "--since", &context.clock)).transpose()?;
     let status = args.status.as_deref().and_then(|text| text.parse::<Status>().ok());
     let filter = Filter { status, since, limit: Some(args.limit), ..filter(&args.target) };
     if args.rollbacks {
@@ -77,11 +77,11 @@ fn by(view: &DeploymentView) -> String {
 }
 
 /// `90m`, `12h`, `7d`, `2w`; a date in the reader's time zone; or an RFC 3339 time.
-fn since(text: &str, clock: &Clock) -> Result<Timestamp> {
+pub fn since(text: &str, flag: &str, clock: &Clock) -> Result<Timestamp> {
     let wrong = || {
         CliError::usage(
-            format!("`{}` is no time for --since", clip(text, 40)),
-            "--since 90m, 12h, 7d, or a date such as 2026-11-01",
+            format!("`{}` is no time for {flag}", clip(text, 40)),
+            format!("{flag} 90m, 12h, 7d, or a date such as 2026-11-01"),
         )
     };
     if let Ok(at) = text.parse::<Timestamp>() {
@@ -119,7 +119,7 @@ mod tests {
     #[test]
     fn since_takes_spans_and_dates() {
         let clock = Clock { now: "2026-11-21T12:00:00Z".parse().unwrap(), zone: TimeZone::UTC };
-        let at = |text: &str| since(text, &clock).map(|t| t.to_string()).map_err(|e| e.exit_code());
+        let at = |text: &str| since(text, "--since", &clock).map(|t| t.to_string()).map_err(|e| e.exit_code());
         assert_eq!(at("90m"), Ok("2026-11-21T10:30:00Z".to_owned()));
         assert_eq!(at("7d"), Ok("2026-11-14T12:00:00Z".to_owned()));
         assert_eq!(at("2026-11-01"), Ok("2026-11-01T00:00:00Z".to_owned()));

@@ -18,6 +18,7 @@ use clap::{ColorChoice, CommandFactory, FromArgMatches, error::ErrorKind};
 
 mod approve;
 mod args;
+mod backup;
 mod cancel;
 mod check;
 pub mod client;
@@ -125,6 +126,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Deploy(args) => deploy::run(context, args).await,
         Command::Rerun(args) => deploy::rerun(context, args).await,
         Command::Rollback(args) => Box::pin(rollback::run(context, args)).await,
+        Command::Backup(args) => Box::pin(backup::run(context, args)).await,
         Command::Cancel(args) => cancel::run(context, &args).await,
         Command::Approve(args) => approve::approve(context, args).await,
         Command::Reject(args) => approve::reject(context, args).await,

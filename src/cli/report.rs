@@ -63,6 +63,7 @@ impl Report {
             None => format!("the tip of {}", story.origin()),
         };
         let what = match story.rollback_line() {
+            Some(rollback) if story.order() == "restore" => format!("restore {rollback}; {}", story.commit_line()),
             Some(rollback) => format!("roll back: {rollback}; {}", story.commit_line()),
             None => format!("deploy {what}"),
         };

@@ -180,6 +180,7 @@ pub fn all() -> Vec<Story> {
         reason: "orders fail \u{1b}[31msince 14:00".to_owned(),
         forced: true,
         restore: None,
+        parts: Vec::new(),
         checks: json!([]),
     };
     let trigger = Trigger { kind: TriggerKind::Rollback, by: Some("ada".to_owned()), delivery: None, forced: false };
@@ -188,6 +189,18 @@ pub fn all() -> Vec<Story> {
         trigger: trigger.clone(),
         ..view(id, status, code, stages)
     };
+    let restored = |id, status, code, stages| {
+        let set = "guestbook/production/2026-11-21_10-15-30".to_owned();
+        let (kind, parts) = (RollbackKind::Restore, vec!["db".parse().unwrap()]);
+        let rollback =
+            RollbackView { kind, to: DeploymentId(3), restore: Some(set), parts, forced: false, ..rollback.clone() };
+        let mut view = DeploymentView { rollback: Some(rollback), ..rolled(id, status, code, stages) };
+        view.trigger.kind = TriggerKind::Restore;
+        view.backup = Some("guestbook/production/2026-11-21_12-00-00".to_owned());
+        view
+    };
+    let data_back = restored(29, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
+    let data_kept = restored(30, Status::RolledBack, Some(4), until(Stage::Smoke, S::Failed, S::Undone));
     let back_again = rolled(26, Status::Succeeded, Some(0), until(Stage::Smoke, S::Succeeded, S::Skipped));
     let not_begun = rolled(27, Status::Failed, Some(1), until(Stage::Backup, S::Failed, S::Skipped));
     let mut failed_back = rolled(28, Status::Stuck, Some(5), until(Stage::Smoke, S::Failed, S::Undone));
@@ -196,6 +209,8 @@ pub fn all() -> Vec<Story> {
         story(back_again, Some(2), &[]),
         story(not_begun, Some(3), &[]),
         story(failed_back, Some(3), &[]),
+        story(data_back, Some(3), &[]),
+        story(data_kept, Some(3), &[]),
         story(queued, Some(3), &[]),
         story(running, Some(3), &[]),
         story(good, Some(12), &[]),

@@ -32,7 +32,7 @@ fn page(story: &Story, log: Option<&str>, paint: Paint, width: Option<u16>, cloc
     let mut line = |name: &str, text: String| out.push_str(&format!("{} {text}\n", paint.dim(&format!("{name:<9}"))));
     line("commit", story.commit_line());
     match story.rollback_line() {
-        Some(rollback) => line("rollback", rollback),
+        Some(rollback) => line(story.order(), rollback),
         None => line("from", story.origin()),
     }
     if let Some(reason) = story.reason() {

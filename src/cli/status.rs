@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::RuntimeKind,
     control::{EnvironmentStatus, Observer, ServiceStatus},
+    data::Depth,
     model::Status,
     registry::{Registry, Release},
 };
@@ -46,7 +47,8 @@ pub fn stray_fix(release: &Release) -> String {
 }
 
 fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clock) -> String {
-    let mut table = paint.table(&["ENVIRONMENT", "LIVE", "COMMIT", "SINCE", "SERVICE", "DATABASES", "NOW"], width);
+    let mut table =
+        paint.table(&["ENVIRONMENT", "LIVE", "COMMIT", "SINCE", "SERVICE", "DATABASES", "BACKUP", "NOW"], width);
     for status in all {
         let (tone, service) = service(&status.service);
         let live = status.live.as_ref();
@@ -60,6 +62,7 @@ fn page(all: &[EnvironmentStatus], paint: Paint, width: Option<u16>, clock: &Clo
             cell(Tone::Plain, live.map(|live| clock.ago(live.deployed_at)).unwrap_or_default()),
             cell(tone, service),
             cell(database_tone(status), databases(status)),
+            backup(status, clock),
             cell(Tone::Busy, now(status)),
         ]);
     }
@@ -112,6 +115,20 @@ fn databases(status: &EnvironmentStatus) -> String {
     parts.join(", ")
 }
 
+/// The newest, and how well it is known to be good.
+fn backup(status: &EnvironmentStatus, clock: &Clock) -> comfy_table::Cell {
+    let Some(backups) = &status.backups else { return cell(Tone::Plain, "-") };
+    let Some(newest) = &backups.newest else { return cell(Tone::Warn, "none") };
+    let age = clock.ago(newest.at);
+    match &backups.verified {
+        Some(verified) if !verified.look.ok => cell(Tone::Bad, format!("{age}, NOT good")),
+        _ if !newest.missing.is_empty() => {
+            cell(Tone::Warn, format!("{age}, lacks {}", clip(&newest.missing.join(", "), 30)))
+        }
+        _ => cell(Tone::Plain, age),
+    }
+}
+
 fn now(status: &EnvironmentStatus) -> String {
     let running = status.running.map(|id| format!("{id} running"));
     let awaiting = status.awaiting_approval.as_ref().map(|waits| format!("{} waits for approval", waits.id));
@@ -132,6 +149,16 @@ fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String>
         let (id, until) = (waits.id, clock.local(waits.expires_at));
         let what = paint.tone(Tone::Warn, &format!("deployment {id} waits for approval until {until}"));
         notes.push(format!("{what}: `refit approve {id}`, or `refit reject {id} --reason \"…\"`"));
+    }
+    if let Some(verified) = status.backups.as_ref().and_then(|backups| backups.verified.as_ref()) {
+        let (set, when) = (&verified.set, clock.ago(verified.look.at));
+        if !verified.look.ok {
+            let what = paint.tone(Tone::Bad, &format!("backup {set} is NOT good"));
+            let why = verified.look.problems.first().map(|why| format!(": {}", clip(why, 160))).unwrap_or_default();
+            notes.push(format!("{what}, as found {when}{why} (`refit backup create` takes another)"));
+        } else if verified.look.depth == Depth::Restore {
+            notes.push(format!("backup {set} was restored to try it {when}, and is good"));
+        }
     }
     match (status.service.state.as_str(), &status.service.detail, &status.live) {
         // The detail is its address, or what the table says already.
@@ -157,7 +184,10 @@ mod tests {
     use super::*;
     use crate::{
         cli::sample,
-        control::{AwaitingApproval, DatabaseStatus, LastDeployment, LiveStatus},
+        control::{
+            AwaitingApproval, BackupStatus, DatabaseStatus, LastDeployment, LiveStatus, NewestBackup, VerifiedBackup,
+        },
+        data::LastLook,
         model::{DeploymentId, EnvironmentKey},
     };
 
@@ -170,6 +200,7 @@ mod tests {
             live: None,
             service: ServiceStatus { state: "none".to_owned(), detail: None, restarts: 0 },
             databases: Vec::new(),
+            backups: None,
             migrations: None,
             running: None,
             queued: None,
@@ -192,6 +223,16 @@ mod tests {
         });
         production.service = ServiceStatus { state: "running".to_owned(), detail: None, restarts: 2 };
         production.databases = vec![DatabaseStatus { name: "guestbook".to_owned(), state: "running".to_owned() }];
+        let newest = NewestBackup {
+            set: "2026-11-21_10-15-30".to_owned(),
+            at: sample::at(7_200),
+            bytes: 1_000,
+            missing: Vec::new(),
+        };
+        let look =
+            LastLook { at: sample::at(3_600), depth: Depth::Restore, ok: true, bad: Vec::new(), problems: Vec::new() };
+        let verified = Some(VerifiedBackup { set: newest.set.clone(), look });
+        production.backups = Some(BackupStatus { newest: Some(newest.clone()), verified });
         production.migrations = Some("0004".to_owned());
         (production.running, production.queued) = (Some(DeploymentId(9)), Some(DeploymentId(10)));
         production.last = Some(LastDeployment {
@@ -203,6 +244,16 @@ mod tests {
         let mut dev = environment("dev");
         dev.service.detail = Some("Docker cannot be reached".to_owned());
         let mut people = environment("people");
+        let look = LastLook {
+            at: sample::at(60),
+            depth: Depth::Checksums,
+            ok: false,
+            bad: vec!["db".to_owned()],
+            problems: vec!["`db`: SHA-256: `db.sql.gz` is missing".to_owned()],
+        };
+        let verified = Some(VerifiedBackup { set: newest.set.clone(), look });
+        people.backups = Some(BackupStatus { newest: Some(newest), verified });
+        dev.backups = Some(BackupStatus { newest: None, verified: None });
         people.stuck = Some(DeploymentId(17));
         people.awaiting_approval = Some(AwaitingApproval { id: DeploymentId(21), expires_at: sample::at(-3_600) });
         insta::assert_snapshot!(page(&[production, dev, people], Paint::new(false), None, &sample::clock()));

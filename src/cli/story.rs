@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::style::{clip, took};
 use crate::{
     model::{
-        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, RollbackKind, Stage, StageStatus,
-        Status, TriggerKind,
+        ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Name, RollbackKind, RollbackView, Stage,
+        StageStatus, Status, TriggerKind,
     },
     notify::freed,
     pipeline::outcome,
@@ -89,6 +89,9 @@ impl Story {
     fn rollback_headline(&self) -> String {
         let (view, environment) = (&self.deployment, self.environment());
         let id = view.id;
+        if let Some((set, rollback)) = view.rollback.as_ref().and_then(|r| Some((r.restored_set()?, r))) {
+            return self.restore_headline(&restored(set, rollback));
+        }
         let to = view.rollback.as_ref().map_or(id, |rollback| rollback.to);
         let place = view.failed_stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
         match view.status {
@@ -113,19 +116,54 @@ impl Story {
         }
     }
 
+    fn restore_headline(&self, from: &str) -> String {
+        let (view, environment, id) = (&self.deployment, self.environment(), self.deployment.id);
+        let place = view.failed_stage.map(|stage| format!(" in {stage}")).unwrap_or_default();
+        match view.status {
+            Status::Queued => format!("restore {id} of {environment} from {from} waits in the queue"),
+            Status::Running | Status::AwaitingApproval => {
+                format!("restore {id} of {environment} from {from} is running")
+            }
+            Status::Succeeded => format!("the data of {environment} was restored from {from}"),
+            Status::Failed => {
+                format!("restore {id} of {environment} from {from} failed{place}, and no data was changed")
+            }
+            Status::RolledBack => {
+                format!("restore {id} of {environment} from {from} failed{place}, and the data is as it was before")
+            }
+            Status::Stuck => {
+                let critical = if view.resolved.is_some() { "" } else { "CRITICAL: " };
+                format!("{critical}restore {id} of {environment} from {from} failed{place}, and a person is needed")
+            }
+            Status::Superseded => format!("restore {id} of {environment} made way for a deployment"),
+            Status::Cancelled => format!("restore {id} of {environment} was cancelled"),
+            Status::Skipped => format!("restore {id} of {environment} had nothing to do"),
+        }
+    }
+
     /// `deployment 5 → deployment 3, put back the data of …: "reason"`; `None` for what is no rollback.
     pub fn rollback_line(&self) -> Option<String> {
         let rollback = self.deployment.rollback.as_ref()?;
+        if let Some(set) = rollback.restored_set() {
+            let forced = if rollback.forced { ", forced" } else { "" };
+            return Some(format!("the data of {}{forced}, under deployment {}", restored(set, rollback), rollback.to));
+        }
         let from = self.deployment.previous.map(|from| format!("deployment {from} → ")).unwrap_or_default();
         let kind = match rollback.kind {
             RollbackKind::Previous => "the release before",
             RollbackKind::Specific => "named",
             RollbackKind::Undo => "forward again",
             RollbackKind::Automatic => "automatic",
+            RollbackKind::Restore => "data only",
         };
         let data = rollback.restore.as_ref().map(|set| format!(", with the data of {}", clip(set, 100)));
         let forced = if rollback.forced { ", forced" } else { "" };
         Some(format!("{from}deployment {} ({kind}{forced}){}", rollback.to, data.unwrap_or_default()))
+    }
+
+    /// What the order of [`rollback_line`](Self::rollback_line) is called.
+    pub fn order(&self) -> &'static str {
+        if self.is_restore() { "restore" } else { "rollback" }
     }
 
     /// Why somebody asked for the rollback.
@@ -160,6 +198,11 @@ impl Story {
                 }
             }
         }
+    }
+
+    /// Only data goes back.
+    fn is_restore(&self) -> bool {
+        self.deployment.rollback.as_ref().is_some_and(|rollback| rollback.restored_set().is_some())
     }
 
     /// Something could not be undone.
@@ -243,6 +286,15 @@ impl Story {
             Status::Succeeded if view.rollback.as_ref().is_some_and(|r| r.kind == RollbackKind::Undo) => {
                 return self.warning();
             }
+            Status::Succeeded if self.is_restore() => {
+                let back = view.backup.as_ref().map(|set| {
+                    format!("look at the app; `refit backup restore {set}` puts back what was there before")
+                });
+                return self.warning().or(back);
+            }
+            Status::Failed | Status::RolledBack | Status::Cancelled if self.is_restore() => {
+                "`refit backup list` shows what else there is, `refit backup verify SET` whether it is whole".to_owned()
+            }
             Status::Succeeded => {
                 let forward = "mend the cause and push: a commit that was left is not deployed again by itself; \
                                `refit rollback --undo` goes forward again";
@@ -321,12 +373,20 @@ impl Story {
             Kind::Telegram => "Telegram",
             Kind::Api => "the API",
             Kind::Rollback => "`refit rollback`",
+            Kind::Restore => "`refit backup restore`",
         };
         match &trigger.by {
             Some(by) => format!("{how} by {}", clip(by, 40)),
             None => how.to_owned(),
         }
     }
+}
+
+/// `shop/production/2026-11-21_10-15-30 (only db)`.
+fn restored(set: &str, rollback: &RollbackView) -> String {
+    let parts: Vec<&str> = rollback.parts.iter().map(Name::as_str).collect();
+    let only = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
+    format!("{}{only}", clip(set, 100))
 }
 
 fn after_stuck(view: &DeploymentView) -> String {

@@ -14,18 +14,20 @@ parallel = true
 approval = false
 approval_timeout = "24h"
 windows = []
+rehearse_backups = "0s"
 
 ["pull"]
 timeout = "2m"
 retries = 2
 
 ["backup"]
+tools = "host"
 format = "plain"
 required = false
-keep = 10
 keep_days = 7
 timeout = "30m"
 compression = "gzip"
+verify = "checksums"
 
 ["test"]
 name = "test"

@@ -84,7 +84,8 @@ impl Overlay<'_> {
         let one = |value, name| Reader::new(cx, value, name, dir);
         let many = |value, name| if self.has(name) { Reader::each(cx, value, name, dir) } else { Vec::new() };
         let start = start::start(&one(&start, "start"), port);
-        let (backups, backup_retention) = stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"));
+        let (backups, backup_retention) =
+            stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"), &key.environment);
         Some(Environment {
             paths: table.get("paths", values::path_rules),
             requires: table.list("requires", docker_name),
@@ -93,6 +94,8 @@ impl Overlay<'_> {
             pull: stages::pull(&one(&pull, "pull")),
             backups,
             backup_retention,
+            rehearse_backups: Some(table.get("rehearse_backups", values::duration_or_zero))
+                .filter(|every| !every.is_zero()),
             tests: stages::tests(&many(&test, "test"), start.runtime),
             build: stages::build(&one(&build, "build"), start.runtime),
             migrate: self.has("migrate").then(|| stages::migrate(&one(&migrate, "migrate"))).flatten(),

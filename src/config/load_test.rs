@@ -206,6 +206,32 @@ fn environments_override_key_by_key_and_replace_lists() {
 }
 
 #[test]
+fn backups_say_how_long_they_stay_and_how_far_they_are_looked_at() {
+    let text = SMALL.to_owned()
+        + "[environments.dev]\nbranch = 'dev'\nrehearse_backups = '1d'\n[environments.lab]\nbranch = 'lab'\n\
+           [[environments.lab.backup]]\nkind = 'sqlite'\npath = 'a.db'\nkeep = 3\nverify = 'off'\n\
+           [[environments.lab.backup]]\nkind = 'sqlite'\npath = 'b.db'\n\
+           [[backup]]\nkind = 'sqlite'\npath = 'app.db'\ncheck = 'SELECT count(*) FROM guests'\nverify = 'restore'\n";
+    let config = House::new(&text).config();
+    let of = |name: &str| config.environment(None, Some(name)).unwrap();
+    let keep = |name: &str| of(name).backup_retention.keep;
+    assert_eq!([keep("production"), keep("dev"), keep("lab")], [10, 5, 5], "the most that any entry asks for");
+    assert_eq!(
+        (of("production").rehearse_backups, of("dev").rehearse_backups),
+        (None, Some(Duration::from_secs(86_400)))
+    );
+    let dev = &of("dev").backups[0];
+    assert_eq!((dev.verify, dev.check.as_deref()), (VerifyBackup::Restore, Some("SELECT count(*) FROM guests")));
+    assert_eq!(
+        of("lab").backups.iter().map(|b| b.verify).collect::<Vec<_>>(),
+        [VerifyBackup::Off, VerifyBackup::Checksums]
+    );
+    let wrong = SMALL.to_owned() + "[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nverify = 'sometimes'\ncheck = ''\n";
+    let errors = House::new(&wrong).load_as(MissingSecrets::Error).unwrap_err().problems;
+    assert_eq!(errors.len(), 2, "{errors:#?}");
+}
+
+#[test]
 fn the_top_of_the_file_speaks_for_every_environment() {
     let text = format!(
         "requires = ['db']\nbind = '127.0.0.1'\nparallel = false\n{SMALL}[environments.dev]\nbranch = 'dev'\nrequires = []\n"

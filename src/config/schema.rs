@@ -12,6 +12,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "paths",
             "requires",
             "parallel",
+            "rehearse_backups",
             "app",
             "environments",
             "pull",
@@ -40,6 +41,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "approval",
             "approval_timeout",
             "windows",
+            "rehearse_backups",
             "pull",
             "backup",
             "test",
@@ -60,6 +62,8 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "database",
             "user",
             "password",
+            "url",
+            "tools",
             "format",
             "path",
             "required",
@@ -67,6 +71,8 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "keep_days",
             "timeout",
             "compression",
+            "verify",
+            "check",
         ],
     ),
     ("test", &["name", "target", "image", "run", "networks", "env", "secrets", "timeout", "coverage"]),
@@ -125,7 +131,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
 pub(super) const STAGES: [&str; 8] = ["pull", "backup", "test", "build", "migrate", "start", "smoke", "rollback"];
 
 /// The keys of the root that hold for every environment that does not set its own.
-pub(super) const COMMON: [&str; 4] = ["bind", "paths", "requires", "parallel"];
+pub(super) const COMMON: [&str; 5] = ["bind", "paths", "requires", "parallel", "rehearse_backups"];
 
 /// The keys of a table; none for a table that is not in the list.
 pub(super) fn keys(table: &str) -> &'static [&'static str] {

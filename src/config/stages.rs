@@ -3,8 +3,8 @@
 use super::{
     read::Reader,
     types::{
-        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat, Pull,
-        Retention, Rollback, RuntimeKind, TestPlace, TestSuite,
+        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat,
+        PostgresTools, Pull, Retention, Rollback, RuntimeKind, TestPlace, TestSuite, VerifyBackup,
     },
     values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, integer, text},
 };
@@ -15,8 +15,9 @@ pub(super) fn pull(table: &Reader<'_>) -> Pull {
 }
 
 /// The entries of `[[backup]]`, and how long their common sets are kept: the most that any of them asks for. Without an
-/// entry `defaults` still serve sets that were made by hand.
-pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Backup>, Retention) {
+/// entry `defaults` still serve sets that were made by hand. What is lost with production's last sets is more than with another's.
+pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>, environment: &Name) -> (Vec<Backup>, Retention) {
+    let usual_keep = if environment.as_str() == "production" { 10 } else { 5 };
     let mut backups: Vec<Backup> = Vec::new();
     for table in tables {
         if let Some(backup) = backup(table) {
@@ -25,7 +26,8 @@ pub(super) fn backups(tables: &[Reader<'_>], defaults: &Reader<'_>) -> (Vec<Back
         }
     }
     let tables = if tables.is_empty() { std::slice::from_ref(defaults) } else { tables };
-    let keep = tables.iter().map(|table| table.get("keep", integer(1..=100_000))).max().unwrap_or_default();
+    let keep = tables.iter().map(|table| table.read("keep", integer(1..=100_000)).unwrap_or(usual_keep)).max();
+    let keep = keep.unwrap_or(usual_keep);
     let keep_days = tables.iter().map(|table| table.get("keep_days", integer(0..=36_500))).max().unwrap_or_default();
     (backups, Retention { keep, keep_days })
 }
@@ -64,6 +66,15 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
             ("none", Some(Compression::None)),
         ]),
     );
+    let verify = table.get(
+        "verify",
+        choice(&[
+            ("off", Some(VerifyBackup::Off)),
+            ("checksums", Some(VerifyBackup::Checksums)),
+            ("restore", Some(VerifyBackup::Restore)),
+        ]),
+    );
+    let check = table.read("check", values::filled);
     let name = table.read("name", values::checked::<Name>);
     let (source, fallback) = match kind? {
         BackupKind::Postgres => postgres(table)?,
@@ -74,11 +85,23 @@ fn backup(table: &Reader<'_>) -> Option<Backup> {
             return None;
         }
     };
-    Some(Backup { name: name.or(fallback)?, source, required, timeout, compression: compression? })
+    Some(Backup {
+        name: name.or(fallback)?,
+        source,
+        required,
+        timeout,
+        compression: compression?,
+        verify: verify?,
+        check,
+    })
 }
 
 fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     table.refuse(&["path"], "a `postgres` backup has no `path`", "name its `container` and `database`");
+    let tools = table.get("tools", values::tools);
+    if table.has("url") {
+        return postgres_url(table, tools);
+    }
     let container = table.required("container", docker_name);
     let database = table.required("database", values::database_word);
     let user = table.required("user", values::database_word);
@@ -90,8 +113,17 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     Some((BackupSource::Postgres { container: container?, database, user: user?, password, format: format? }, name))
 }
 
+fn postgres_url(table: &Reader<'_>, tools: PostgresTools) -> Option<(BackupSource, Option<Name>)> {
+    let foreign = ["container", "database", "user", "password"];
+    table.refuse(&foreign, "the `url` says where the database is", "remove the key, or remove `url`");
+    let url = table.read("url", |value| table.secret(value));
+    let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
+    let format = table.get("format", choice(formats));
+    Some((BackupSource::PostgresUrl { url: url?, tools, format: format? }, name_from("postgres", "postgres")))
+}
+
 fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
-    let foreign = ["container", "database", "user", "password", "format"];
+    let foreign = ["container", "database", "user", "password", "format", "url", "tools"];
     table.refuse(&foreign, "a `sqlite` backup has only a `path`", "remove the key");
     let path = table.required("path", values::host_path(table.dir))?;
     let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();

@@ -119,6 +119,8 @@ pub struct Environment {
     pub pull: Pull,
     pub backups: Vec<Backup>,
     pub backup_retention: Retention,
+    /// How often the daemon restores the newest set into something that is thrown away; `None`: never.
+    pub rehearse_backups: Option<Duration>,
     pub tests: Vec<TestSuite>,
     pub build: Build,
     pub migrate: Option<Migrate>,
@@ -151,14 +153,39 @@ pub struct Backup {
     pub required: bool,
     pub timeout: Duration,
     pub compression: Compression,
+    /// How far it is looked at once it was made.
+    pub verify: VerifyBackup,
+    /// A query that data which was put back has to answer: at least one row, whose first column is neither zero nor false.
+    pub check: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum VerifyBackup {
+    Off,
+    /// Every file is read again.
+    Checksums,
+    /// It is restored into something that is thrown away.
+    Restore,
 }
 
 #[derive(Debug, Clone)]
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
     Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
+    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
+}
+
+/// Where `pg_dump`, `pg_restore` and `psql` come from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum PostgresTools {
+    /// Those on this host's `PATH`.
+    #[default]
+    Host,
+    /// An image that has them.
+    Image(String),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -169,7 +196,8 @@ pub enum PostgresFormat {
     Custom,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compression {
     Gzip,
     Zstd,

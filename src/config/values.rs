@@ -17,7 +17,7 @@ use jiff::{Span, SpanRelativeTo};
 
 use super::{
     tree::{At, Kind, Value},
-    types::PathRules,
+    types::{PathRules, PostgresTools},
 };
 use crate::model::InvalidValue;
 
@@ -223,6 +223,12 @@ pub(super) fn image(value: &Value) -> Parsed<String> {
     }
     Err(Complaint::new(format!("`{}` is not an image's name", printable(&name)))
         .help("write it as `docker pull` takes it, such as `python:3.13-slim`"))
+}
+
+/// `host`, or an image that has the tools.
+pub(super) fn tools(value: &Value) -> Parsed<PostgresTools> {
+    let name = image(value)?;
+    Ok(if name == "host" { PostgresTools::Host } else { PostgresTools::Image(name) })
 }
 
 pub(super) fn target(value: &Value) -> Parsed<String> {

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::{Config, Environment},
+    data::LastLook,
     fault::Faults,
     model::{Branch, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Status, Trigger},
     pipeline::{Runtimes, World, journal::Recorded, orphans, recover},
@@ -31,6 +32,7 @@ use crate::{
     },
 };
 
+mod backup;
 mod decide;
 mod follow;
 mod observe;
@@ -39,6 +41,7 @@ mod rollback;
 #[cfg(test)]
 mod tests;
 
+pub use backup::{BackupEntry, BackupRequest, BackupUpdate, BackupVerb, Created, Removed, RestoreWish, Restored};
 pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
 pub use observe::Observer;
 pub use read::LogText;
@@ -69,6 +72,9 @@ pub enum ControlError {
     /// Safety checks say no, and nothing was changed. Exit 1, HTTP 412.
     #[error("{message}")]
     Refused { message: String, hint: Option<String>, checks: Vec<Check> },
+    /// It was tried and did not work; the message says what that leaves. HTTP 500.
+    #[error("{message}")]
+    Failed { message: String, hint: Option<String>, code: u8 },
     #[error(transparent)]
     Registry(#[from] RegistryError),
 }
@@ -82,6 +88,7 @@ impl ControlError {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Refused { .. } => 1,
+            Self::Failed { code, .. } => *code,
             Self::Usage { .. } => 64,
             Self::Unavailable { .. } | Self::Registry(_) => 69,
             Self::Busy { .. } => 75,
@@ -94,6 +101,7 @@ impl ControlError {
             Self::Usage { hint, .. }
             | Self::Busy { hint, .. }
             | Self::Unavailable { hint, .. }
+            | Self::Failed { hint, .. }
             | Self::Refused { hint, .. } => hint.as_deref(),
             Self::Registry(error) => Some(error.hint()),
         }
@@ -158,6 +166,8 @@ pub struct EnvironmentStatus {
     pub live: Option<LiveStatus>,
     pub service: ServiceStatus,
     pub databases: Vec<DatabaseStatus>,
+    /// `None` where nothing is configured to be backed up.
+    pub backups: Option<BackupStatus>,
     /// The schema version that the last migration reported.
     pub migrations: Option<String>,
     /// The deployment that runs now, and the one that waits.
@@ -196,6 +206,31 @@ pub struct DatabaseStatus {
     pub state: String,
 }
 
+/// What could come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackupStatus {
+    /// The newest set that can be used.
+    pub newest: Option<NewestBackup>,
+    /// The set that was looked at last, and what was found. One that was restored to try it counts more than one whose checksums were read.
+    pub verified: Option<VerifiedBackup>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewestBackup {
+    pub set: String,
+    pub at: Timestamp,
+    pub bytes: u64,
+    /// Parts that it should have.
+    pub missing: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedBackup {
+    pub set: String,
+    #[serde(flatten)]
+    pub look: LastLook,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AwaitingApproval {
     pub id: DeploymentId,
@@ -218,6 +253,8 @@ pub struct Control {
     /// Held while this process acts.
     lock: Arc<Mutex<Option<File>>>,
     hurry: CancellationToken,
+    /// Work by hand that is no deployment.
+    by_hand: CancellationToken,
 }
 
 impl Control {
@@ -242,7 +279,7 @@ impl Control {
         let untidy = orphans::settle_all(&world, daemon).await;
         let queue = Queue::start(Arc::clone(&world), daemon, &untidy);
         let lock = Arc::new(Mutex::new(Some(lock)));
-        Ok(Self { world, queue, lock, hurry: CancellationToken::new() })
+        Ok(Self { world, queue, lock, hurry: CancellationToken::new(), by_hand: CancellationToken::new() })
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -394,6 +431,7 @@ impl Control {
                         () = self.hurry.cancelled() => {}
                     }
                     self.queue.cancel_all("the daemon, which is stopping");
+                    self.by_hand.cancel();
                     self.queue.idle().await;
                 } => {}
             }
@@ -449,7 +487,8 @@ fn runtimes(config: &Config, options: &Options) -> Result<Runtimes> {
     Ok(Runtimes {
         docker: Arc::new(DockerRuntime::new(engine.clone())),
         process: Arc::new(process),
-        containers: Arc::new(engine),
+        containers: Arc::new(engine.clone()),
+        scratch: Arc::new(engine),
     })
 }
 

@@ -6,11 +6,12 @@ use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 
 use super::{
-    AwaitingApproval, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment, LiveStatus, Options,
-    Result, ServiceStatus,
+    AwaitingApproval, BackupStatus, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment,
+    LiveStatus, NewestBackup, Options, Result, ServiceStatus, VerifiedBackup,
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
+    data::{self, Depth, SetState, SetSummary},
     model::{DeploymentView, EnvironmentKey, Stage, Status},
     pipeline::{
         Runtimes,
@@ -144,6 +145,7 @@ impl Observer {
             live,
             service,
             databases: self.databases(environment).await,
+            backups: self.backup_status(environment).await,
             migrations: recent.iter().find_map(schema_version),
             running: newest(Status::Running),
             queued: newest(Status::Queued),
@@ -187,6 +189,24 @@ impl Observer {
         }
     }
 
+    /// A directory that cannot be read shows as no backup: `refit backup list` says why.
+    async fn backup_status(&self, environment: &Environment) -> Option<BackupStatus> {
+        if environment.backups.is_empty() {
+            return None;
+        }
+        let (dir, key) = (self.config.server.backups_dir.clone(), environment.key.clone());
+        let listed = tokio::task::spawn_blocking(move || data::list(&dir, &key)).await;
+        let sets = listed.ok().and_then(std::result::Result::ok).unwrap_or_default();
+        let newest = sets.iter().find(|set| set.state == SetState::Complete);
+        let newest = newest.map(|set| NewestBackup {
+            set: set.name.clone(),
+            at: set.created_at,
+            bytes: set.bytes,
+            missing: set.missing.clone(),
+        });
+        Some(BackupStatus { newest, verified: last_look(&sets) })
+    }
+
     async fn databases(&self, environment: &Environment) -> Vec<DatabaseStatus> {
         join_all(environment.backups.iter().map(async |backup| {
             let state = match &backup.source {
@@ -197,6 +217,8 @@ impl Observer {
                         _ => "unknown",
                     }
                 }
+                // Nobody asks a server that is not ours how it is.
+                BackupSource::PostgresUrl { .. } => "unknown",
                 BackupSource::Sqlite { path } if path.exists() => "present",
                 BackupSource::Sqlite { .. } => "missing",
             };
@@ -204,6 +226,15 @@ impl Observer {
         }))
         .await
     }
+}
+
+/// What is wrong with the newest set that was looked at; else the last time that one was restored, or looked at less closely.
+fn last_look(sets: &[SetSummary]) -> Option<VerifiedBackup> {
+    let looks = || sets.iter().filter_map(|set| Some((set, set.verified.as_ref()?)));
+    let bad = looks().next().filter(|(_, look)| !look.ok);
+    let restored = looks().filter(|(_, look)| look.depth == Depth::Restore).max_by_key(|(_, look)| look.at);
+    let (set, look) = bad.or(restored).or_else(|| looks().max_by_key(|(_, look)| look.at))?;
+    Some(VerifiedBackup { set: set.name.clone(), look: look.clone() })
 }
 
 fn schema_version(deployment: &DeploymentView) -> Option<String> {

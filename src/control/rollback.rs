@@ -52,6 +52,7 @@ impl Control {
             reason: request.reason,
             forced: request.force,
             backup: plan.backup,
+            parts: Vec::new(),
             checks: serde_json::to_value(&plan.checks).unwrap_or_default(),
         };
         let new = NewDeployment {

@@ -14,19 +14,27 @@ use std::{
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
 
-use super::{BackupReport, DataError, PartFailure, SetRequest};
-use crate::model::{CommitId, DeploymentId, EnvironmentKey, Name};
+use super::{BackupReport, DataError, PartFailure, SetRequest, VERIFICATION};
+use crate::{
+    config::Compression,
+    model::{CommitId, DeploymentId, EnvironmentKey, Name},
+};
 
 /// The file that makes a directory a backup.
 pub const MANIFEST: &str = "manifest.json";
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+
+/// The oldest version that is still read. What a version added is left out of a document that does not have it, so that the checksum of an
+/// older document is computed over what was written then.
+const OLDEST: u32 = 1;
 
 /// A manifest is a few kilobytes; anything beyond this is not one.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Version 1 of the document. A new or changed field is a new version.
+/// Version 2 of the document. A new or changed field is a new version; version 2 added what may be absent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -37,6 +45,15 @@ pub struct Manifest {
     pub commit: Option<CommitId>,
     pub created_at: Timestamp,
     pub reason: String,
+    /// What was live then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub release: Option<SetRelease>,
+    /// The schema's version as the last migration recorded it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// Who asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
     pub parts: Vec<Part>,
     /// Parts that should be here and are not.
     pub failures: Vec<PartFailure>,
@@ -63,6 +80,13 @@ pub struct Part {
     pub bytes: u64,
     /// Before compression.
     pub raw_bytes: u64,
+    /// How the file is compressed; an archive of PostgreSQL's custom format may be compressed inside as well. `None`: the file's ending says it
+    /// (version 1).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    /// The rows of each table, counted in what was dumped, in no order. Empty: not counted, or there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tables: Vec<TableRows>,
     /// What made it: `pg_dump (PostgreSQL) 15.14`, `SQLite 3.50.2`.
     pub tool: String,
     /// The database server's version, where it has one of its own.
@@ -98,6 +122,46 @@ pub struct PartSource {
     pub database: Option<String>,
     pub user: Option<String>,
     pub path: Option<PathBuf>,
+    /// `db.example:5432`, of a server that is reached over the network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
+    /// Of the database: what an empty one like it is made with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collate: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ctype: Option<String>,
+    /// Roles that something in the database belongs to, or has rights for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TableRows {
+    /// As people write it: `public.guests`, with quotes where SQL needs them.
+    pub name: String,
+    pub rows: u64,
+}
+
+/// How the world was when a set was taken.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SetContext {
+    /// What was live.
+    pub release: Option<SetRelease>,
+    /// The schema's version as the last migration recorded it.
+    pub schema: Option<String>,
+    /// Who asked for the set.
+    pub by: Option<String>,
+}
+
+/// What was live when a set was taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SetRelease {
+    pub deployment: DeploymentId,
+    pub commit: CommitId,
 }
 
 /// What [`verify_checksums`] found in order.
@@ -119,6 +183,9 @@ impl Manifest {
             commit: request.commit.cloned(),
             created_at,
             reason: request.reason.to_owned(),
+            release: request.context.release.clone(),
+            schema: request.context.schema.clone(),
+            by: request.context.by.clone(),
             parts: report.parts.clone(),
             failures: report.failures.clone(),
             warnings: warnings.collect(),
@@ -169,8 +236,8 @@ pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
         return Err(unusable(format!("it is larger than {MOST_BYTES} bytes")));
     }
     let Version { version } = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
-    if version != VERSION {
-        return Err(unusable(format!("it has version {version}, and this is for version {VERSION}")));
+    if !(OLDEST..=VERSION).contains(&version) {
+        return Err(unusable(format!("it has version {version}, and this is for versions {OLDEST} to {VERSION}")));
     }
     let manifest: Manifest = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
     if manifest.computed_checksum().map_err(|e| unusable(e.to_string()))? != manifest.checksum {
@@ -188,14 +255,21 @@ pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
 /// As [`read_manifest`]; [`DataError::Damaged`] with every file that is missing or not what was written.
 pub fn verify_checksums(set_dir: &Path) -> Result<Verified, DataError> {
     let manifest = read_manifest(set_dir)?;
-    let problems: Vec<_> = manifest.parts.iter().filter_map(|part| problem(set_dir, part)).collect();
+    let mut problems = Vec::new();
+    for part in &manifest.parts {
+        problems.extend(problem(set_dir, part, &CancellationToken::new())?);
+    }
     if !problems.is_empty() {
         return Err(DataError::Damaged { set: set_dir.to_owned(), problems });
     }
     Ok(Verified { parts: manifest.parts.len(), bytes: manifest.parts.iter().map(|p| p.bytes).sum() })
 }
 
-fn problem(set_dir: &Path, part: &Part) -> Option<String> {
+/// What is wrong with a part's file, if anything. Blocks.
+///
+/// # Errors
+/// Only [`DataError::Cancelled`].
+pub(super) fn problem(set_dir: &Path, part: &Part, cancel: &CancellationToken) -> Result<Option<String>, DataError> {
     let read = || -> io::Result<(u64, String)> {
         let mut file = open_plain(&set_dir.join(&part.file))?;
         let mut hash = Sha256::new();
@@ -203,14 +277,18 @@ fn problem(set_dir: &Path, part: &Part) -> Option<String> {
         let mut bytes = 0;
         loop {
             let n = file.read(&mut chunk)?;
-            if n == 0 {
+            if n == 0 || cancel.is_cancelled() {
                 return Ok((bytes, hex::encode(hash.finalize())));
             }
             bytes += n as u64;
             hash.update(&chunk[..n]);
         }
     };
-    match read() {
+    let found = read();
+    if cancel.is_cancelled() {
+        return Err(DataError::Cancelled);
+    }
+    Ok(match found {
         Ok((bytes, _)) if bytes != part.bytes => {
             Some(format!("`{}` has {bytes} bytes and should have {}", part.file, part.bytes))
         }
@@ -218,7 +296,7 @@ fn problem(set_dir: &Path, part: &Part) -> Option<String> {
         Ok(_) => None,
         Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("`{}` is missing", part.file)),
         Err(error) => Some(format!("`{}` cannot be read: {error}", part.file)),
-    }
+    })
 }
 
 /// Opens a regular file, no link, without waiting on what is a pipe.
@@ -233,5 +311,5 @@ pub(super) fn open_plain(path: &Path) -> io::Result<File> {
 }
 
 fn is_plain_name(name: &str) -> bool {
-    !matches!(name, "" | "." | ".." | MANIFEST) && name.len() <= 255 && !name.contains(['/', '\\', '\0'])
+    !matches!(name, "" | "." | ".." | MANIFEST | VERIFICATION) && name.len() <= 255 && !name.contains(['/', '\\', '\0'])
 }

@@ -12,7 +12,7 @@
 //! file with it and is reported; the others go on, unless it was `required`, or every part failed: then no set stays. A
 //! cancelled or dropped [`create_set`] leaves nothing behind, neither files nor commands in containers.
 //!
-//! [`restore_set`] puts a set back; how is told in `restore.rs`.
+//! [`restore_set`] puts a set back; how is told in `restore.rs`. [`verify_set`] says whether it could: `verify.rs`.
 //!
 //! Listing, pruning and verifying read the disk and block: call them off the event loop (`spawn_blocking`).
 
@@ -27,11 +27,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    config::{Backup, BackupSource, Environment},
-    model::{CommitId, DeploymentId},
-    runtime::{ContainerExec, Job, RuntimeError},
+    config::{Backup, Environment},
+    model::{CommitId, DeploymentId, EnvironmentKey},
+    runtime::{Job, RuntimeError},
 };
 
+mod check;
+mod kind;
 mod layout;
 mod manifest;
 mod part;
@@ -41,16 +43,31 @@ mod retention;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod trust;
+mod unpack;
+mod verify;
 
+use kind::kind_of;
+
+pub use check::check_data;
+pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
-    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, Verified, read_manifest, verify_checksums,
+    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, SetContext, SetRelease, TableRows, Verified,
+    read_manifest, verify_checksums,
 };
 pub use restore::{
     Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
 };
-pub use retention::{Pruned, SetState, SetSummary, discard_incomplete, list, prune, which_set};
+pub use retention::{
+    Pruned, SetState, SetSummary, discard_incomplete, expired, find_set, last_copies, list, prune, remove_set,
+    which_set,
+};
 pub use sqlite::make_example_database;
+pub use trust::{LastLook, keep as keep_verification, verify_new};
+pub use verify::{
+    Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
+};
 
 /// Between two lines about how far a dump has come.
 const PROGRESS_EVERY: Duration = Duration::from_secs(5);
@@ -141,6 +158,7 @@ pub struct SetRequest<'a> {
     /// For people: `before deployment 7`.
     pub reason: &'a str,
     pub backups_dir: &'a Path,
+    pub context: &'a SetContext,
 }
 
 /// What came of it.
@@ -172,17 +190,12 @@ pub struct PartFailure {
     pub required: bool,
 }
 
-/// Takes a set of everything the environment's configuration names. `exec` reaches into containers; without it their parts
-/// fail and say so.
+/// Takes a set of everything the environment's configuration names. What is out of `reach` fails and says so.
 ///
 /// # Errors
 /// Only what concerns the set as a whole: it was cancelled, its directory cannot be made, its manifest cannot be written.
 /// What concerns one part is in the report.
-pub async fn create_set(
-    request: SetRequest<'_>,
-    exec: Option<&dyn ContainerExec>,
-    job: &Job,
-) -> Result<BackupReport, DataError> {
+pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) -> Result<BackupReport, DataError> {
     let environment = request.environment;
     let mut report = BackupReport::default();
     if environment.backups.is_empty() {
@@ -194,8 +207,8 @@ pub async fn create_set(
         if job.cancel.is_cancelled() {
             return Err(DataError::Cancelled);
         }
-        job.log.line(format!("dumping {}", describe(backup)));
-        match dump_part(backup, &set, exec, job).await {
+        job.log.line(format!("dumping `{}`: {}", backup.name, kind::place(&backup.source)));
+        match dump_part(backup, &set, &environment.key, reach, job).await {
             Ok(part) => {
                 job.log.line(format!("dumped `{}`: {} in {}", part.name, part::size(part.bytes), part.file));
                 report.parts.push(part);
@@ -223,33 +236,20 @@ pub async fn create_set(
     Ok(report)
 }
 
-fn describe(backup: &Backup) -> String {
-    match &backup.source {
-        BackupSource::Postgres { container, database, .. } => {
-            format!("`{}`: PostgreSQL database `{database}` in container `{container}`", backup.name)
-        }
-        BackupSource::Sqlite { path } => format!("`{}`: SQLite database {}", backup.name, path.display()),
-    }
-}
-
 /// Dumps one part within its time, telling how far it is; what it wrote is removed if it fails.
 async fn dump_part(
     backup: &Backup,
     set: &layout::NewSet,
-    exec: Option<&dyn ContainerExec>,
+    key: &EnvironmentKey,
+    reach: Reach<'_>,
     job: &Job,
 ) -> Result<Part, DataError> {
     let cancel = job.cancel.child_token();
     let job = &Job { log: job.log.clone(), cancel: cancel.clone() };
     let meter = Arc::new(part::Meter::default());
     let begun = Instant::now();
-    let place = part::Place { dir: set.dir(), meter: &meter };
-    let mut work = Box::pin(async {
-        match &backup.source {
-            BackupSource::Postgres { .. } => postgres::dump(backup, &place, exec, job).await,
-            BackupSource::Sqlite { path } => sqlite::dump(backup, path, &place, job).await,
-        }
-    });
+    let place = part::Place { dir: set.dir(), meter: &meter, key };
+    let mut work = kind_of(PartKind::of(&backup.source)).dump(backup, &place, reach, job);
     let mut deadline = Box::pin(tokio::time::sleep(backup.timeout));
     let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
     let result = loop {

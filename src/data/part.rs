@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::DataError;
-use crate::config::Compression;
+use crate::{config::Compression, model::EnvironmentKey};
 
 /// Raw bytes kept of the beginning and of the end of a dump, to judge whether it is whole.
 pub(super) const SAMPLE: usize = 4096;
@@ -62,6 +62,8 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) struct Place<'a> {
     pub dir: &'a Path,
     pub meter: &'a Arc<Meter>,
+    /// Whose the set is.
+    pub key: &'a EnvironmentKey,
 }
 
 /// The ending that tells a file's compression.
@@ -174,11 +176,16 @@ impl PartWriter {
     fn note(&mut self, raw: &[u8]) {
         self.raw_bytes += raw.len() as u64;
         self.meter.raw.store(self.raw_bytes, Relaxed);
-        self.head.extend_from_slice(&raw[..raw.len().min(SAMPLE - self.head.len())]);
-        self.tail.extend_from_slice(&raw[raw.len().saturating_sub(SAMPLE)..]);
-        if self.tail.len() > 8 * SAMPLE {
-            self.tail.drain(..self.tail.len() - SAMPLE);
-        }
+        sample(&mut self.head, &mut self.tail, raw);
+    }
+}
+
+/// Takes the next bytes of something into its first and its last [`SAMPLE`].
+pub(super) fn sample(head: &mut Vec<u8>, tail: &mut Vec<u8>, raw: &[u8]) {
+    head.extend_from_slice(&raw[..raw.len().min(SAMPLE - head.len())]);
+    tail.extend_from_slice(&raw[raw.len().saturating_sub(SAMPLE)..]);
+    if tail.len() > 8 * SAMPLE {
+        tail.drain(..tail.len() - SAMPLE);
     }
 }
 

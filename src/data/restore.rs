@@ -32,18 +32,22 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{DataError, Manifest, Part, PartKind, WIND_UP, manifest, part, read_manifest, verify_checksums};
+use super::{
+    DataError, Manifest, Part, PartKind, Reach, WIND_UP,
+    kind::{self, kind_of},
+    part, read_manifest, verify_checksums,
+};
 use crate::{
-    config::{Backup, BackupSource, Environment},
-    runtime::{ContainerExec, Job},
+    config::{Backup, Environment},
+    model::{EnvironmentKey, Name},
+    runtime::Job,
 };
 
-mod postgres;
-mod sqlite;
-mod unpack;
+pub(super) mod postgres;
+pub(super) mod sqlite;
 
 /// Times a part's `timeout`, which is for dumping it: loading builds the indexes too.
-const LONGER_THAN_DUMPING: u32 = 4;
+pub(super) const LONGER_THAN_DUMPING: u32 = 4;
 
 /// How long the last step may take once it was begun. A server that waits for an absent standby never answers a `COMMIT`.
 const LAST_STEP: Duration = Duration::from_secs(120);
@@ -55,6 +59,8 @@ pub struct RestoreRequest<'a> {
     pub environment: &'a Environment,
     /// The set's directory: [`super::which_set`] finds it.
     pub set: &'a Path,
+    /// Only these parts; all where empty.
+    pub parts: &'a [Name],
 }
 
 /// What was put back.
@@ -122,16 +128,12 @@ impl fmt::Display for Left {
 /// # Errors
 /// [`DataError::Manifest`], [`DataError::Damaged`], [`DataError::Unfit`], [`DataError::Io`]: found before anything was done.
 /// [`DataError::Cancelled`], [`DataError::RestoreTimedOut`]: undone, no data was changed. [`DataError::Restore`] says itself what it left.
-pub async fn restore_set(
-    request: RestoreRequest<'_>,
-    containers: Option<&dyn ContainerExec>,
-    job: &Job,
-) -> Result<RestoreReport, DataError> {
+pub async fn restore_set(request: RestoreRequest<'_>, reach: Reach<'_>, job: &Job) -> Result<RestoreReport, DataError> {
     let manifest = verified(request.set, job).await?;
     discard_restore_leftovers(request.environment)?;
     let plan = Plan::make(&request, &manifest)?;
     let set = request.set.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let restored = carry_out(&plan, &request, containers, job).await?;
+    let restored = carry_out(&plan, &request, reach, job).await?;
     Ok(RestoreReport {
         set,
         bytes: restored.iter().map(|p| p.bytes).sum(),
@@ -148,9 +150,7 @@ pub async fn restore_set(
 pub fn discard_restore_leftovers(environment: &Environment) -> Result<Vec<PathBuf>, DataError> {
     let mut removed = Vec::new();
     for backup in &environment.backups {
-        if let BackupSource::Sqlite { path } = &backup.source {
-            removed.extend(sqlite::discard_leftovers(path)?);
-        }
+        removed.extend(kind_of(PartKind::of(&backup.source)).discard_leftovers(&backup.source)?);
     }
     Ok(removed)
 }
@@ -187,7 +187,12 @@ impl<'a> Plan<'a> {
         }
         let backups = &request.environment.backups;
         let mut plan = Plan { pairs: Vec::new(), skipped: Vec::new(), absent: Vec::new() };
-        for part in &manifest.parts {
+        let wanted = |part: &Part| request.parts.is_empty() || request.parts.iter().any(|p| p.as_str() == part.name);
+        if let Some(unknown) = request.parts.iter().find(|p| !manifest.parts.iter().any(|part| part.name == p.as_str()))
+        {
+            return Err(unfit(format!("it has no part `{unknown}`")));
+        }
+        for part in manifest.parts.iter().filter(|part| wanted(part)) {
             match plan.source_of(part, backups) {
                 Ok(backup) => plan.pairs.push((part, backup)),
                 Err(why) => plan.skipped.push(SkippedPart { name: part.name.clone(), why }),
@@ -206,50 +211,27 @@ impl<'a> Plan<'a> {
     fn source_of(&self, part: &Part, backups: &'a [Backup]) -> Result<&'a Backup, String> {
         let backup = backups.iter().find(|b| b.name.as_str() == part.name);
         let backup = backup.ok_or_else(|| format!("the configuration has no `[[backup]]` named `{}`", part.name))?;
-        let kind = match backup.source {
-            BackupSource::Postgres { .. } => PartKind::Postgres,
-            BackupSource::Sqlite { .. } => PartKind::Sqlite,
-        };
-        if kind != part.kind {
+        if PartKind::of(&backup.source) != part.kind {
             return Err(format!("the configuration's `{}` is a database of another kind", part.name));
         }
         // Two transactions that replace one database would wait for each other.
-        match self.pairs.iter().find(|(_, other)| same_place(&backup.source, &other.source)) {
+        let place = kind::place(&backup.source);
+        match self.pairs.iter().find(|(_, other)| kind::place(&other.source) == place) {
             Some((first, _)) => Err(format!("`{}` is of the same database", first.name)),
             None => Ok(backup),
         }
     }
 }
 
-fn same_place(a: &BackupSource, b: &BackupSource) -> bool {
-    match (a, b) {
-        (
-            BackupSource::Postgres { container, database, .. },
-            BackupSource::Postgres { container: other_container, database: other_database, .. },
-        ) => (container, database) == (other_container, other_database),
-        (BackupSource::Sqlite { path }, BackupSource::Sqlite { path: other }) => path == other,
-        _ => false,
-    }
-}
-
-fn place(source: &BackupSource) -> String {
-    match source {
-        BackupSource::Postgres { container, database, .. } => {
-            format!("PostgreSQL database `{database}` in container `{container}`")
-        }
-        BackupSource::Sqlite { path } => format!("SQLite database {}", path.display()),
-    }
-}
-
 /// Where parts that are ready wait until all are.
-struct Gate {
+pub(super) struct Gate {
     ready: mpsc::UnboundedSender<()>,
     open: watch::Receiver<bool>,
 }
 
 impl Gate {
     /// Returns when every part has come here. A part that must not wait any longer is dropped or its work cancelled.
-    async fn pass(mut self) -> Result<(), DataError> {
+    pub async fn pass(mut self) -> Result<(), DataError> {
         let closed = self.ready.send(()).is_err();
         if closed || self.open.wait_for(|open| *open).await.is_err() {
             return Err(DataError::Cancelled);
@@ -260,20 +242,22 @@ impl Gate {
 
 /// What a part says about itself when it is done.
 #[derive(Debug, Default)]
-struct Loaded {
-    tables: u64,
-    rows: Option<u64>,
-    note: Option<String>,
+pub(super) struct Loaded {
+    pub tables: u64,
+    pub rows: Option<u64>,
+    pub note: Option<String>,
 }
 
 /// Everything that putting one part back needs.
-struct Work<'a> {
-    part: &'a Part,
-    backup: &'a Backup,
-    set: &'a Path,
-    containers: Option<&'a dyn ContainerExec>,
+pub(super) struct Work<'a> {
+    pub part: &'a Part,
+    pub backup: &'a Backup,
+    pub set: &'a Path,
+    /// Whose the set is.
+    pub key: &'a EnvironmentKey,
+    pub reach: Reach<'a>,
     /// Cancelled to give up before the gate has opened; after that, only when the last step takes too long.
-    job: &'a Job,
+    pub job: &'a Job,
 }
 
 type Working<'a> = Pin<Box<dyn Future<Output = (usize, Result<RestoredPart, DataError>)> + Send + 'a>>;
@@ -282,7 +266,7 @@ type Working<'a> = Pin<Box<dyn Future<Output = (usize, Result<RestoredPart, Data
 async fn carry_out(
     plan: &Plan<'_>,
     request: &RestoreRequest<'_>,
-    containers: Option<&dyn ContainerExec>,
+    reach: Reach<'_>,
     job: &Job,
 ) -> Result<Vec<RestoredPart>, DataError> {
     let (ready, mut arrivals) = mpsc::unbounded_channel();
@@ -295,7 +279,8 @@ async fn carry_out(
         .iter()
         .enumerate()
         .map(|(index, (part, backup))| {
-            let work = Work { part, backup, set: request.set, containers, job: &inner };
+            let key = &request.environment.key;
+            let work = Work { part, backup, set: request.set, key, reach, job: &inner };
             let gate = Gate { ready: ready.clone(), open: open.clone() };
             Box::pin(async move { (index, work.run(gate).await) }) as Working<'_>
         })
@@ -374,7 +359,7 @@ impl Run<'_> {
 
 impl Plan<'_> {
     fn name_and_place(&self, index: usize) -> (String, String) {
-        self.pairs.get(index).map(|(part, backup)| (part.name.clone(), place(&backup.source))).unwrap_or_default()
+        self.pairs.get(index).map(|(part, backup)| (part.name.clone(), kind::place(&backup.source))).unwrap_or_default()
     }
 
     /// Says which part an error is about.
@@ -392,13 +377,10 @@ impl Plan<'_> {
 impl Work<'_> {
     async fn run(&self, gate: Gate) -> Result<RestoredPart, DataError> {
         let begun = Instant::now();
-        let place = place(&self.backup.source);
+        let place = kind::place(&self.backup.source);
         let log = &self.job.log;
         log.line(format!("restoring `{}` into {place}: {}", self.part.name, part::size(self.part.bytes)));
-        let loaded = match &self.backup.source {
-            BackupSource::Postgres { .. } => postgres::restore(self, gate).await,
-            BackupSource::Sqlite { path } => sqlite::restore(self, path, gate).await,
-        };
+        let loaded = kind_of(self.part.kind).restore(self, gate).await;
         let loaded = loaded.map_err(|error| match error {
             DataError::Dump { why } => DataError::Dump { why: log.redactor().mask(&why) },
             other => other,

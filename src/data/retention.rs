@@ -15,7 +15,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 
 use super::{
-    DataError, MANIFEST, Manifest,
+    DataError, LastLook, MANIFEST, Manifest,
     layout::{SetName, environment_dir},
     read_manifest,
 };
@@ -43,6 +43,8 @@ pub struct SetSummary {
     /// Names of the parts that are in it, and of those that should be.
     pub parts: Vec<String>,
     pub missing: Vec<String>,
+    /// What the last verification found, if there was one.
+    pub verified: Option<LastLook>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -81,20 +83,81 @@ pub fn list(backups_dir: &Path, key: &EnvironmentKey) -> Result<Vec<SetSummary>,
 /// [`DataError::NoSet`] where there is none of that name in this environment, [`DataError::Unfit`] where it has no usable manifest,
 /// [`DataError::Io`] if the directory cannot be read.
 pub fn which_set(backups_dir: &Path, key: &EnvironmentKey, name: &str) -> Result<SetSummary, DataError> {
-    let bare = name.strip_prefix(&format!("{}/{}/", key.app, key.environment)).unwrap_or(name);
-    let mut sets = list(backups_dir, key)?;
-    let found = bare.parse::<SetName>().ok().and_then(|_| sets.iter().position(|set| set.name == bare));
-    let Some(found) = found else {
-        let known = sets.into_iter().filter(|set| set.state == SetState::Complete).map(|set| set.name).collect();
-        return Err(DataError::NoSet { name: name.to_owned(), known });
-    };
-    let set = sets.swap_remove(found);
+    let set = find_set(&list(backups_dir, key)?, key, name)?;
     let unfit = |why: String| Err(DataError::Unfit { set: set.path.clone(), why });
     match &set.state {
         SetState::Complete => Ok(set),
         SetState::Incomplete => unfit("it has no manifest: it is being made, or was interrupted".to_owned()),
         SetState::Unreadable(why) => unfit(why.clone()),
     }
+}
+
+/// The set of that name among `sets`, whatever its state; the name as for [`which_set`].
+///
+/// # Errors
+/// [`DataError::NoSet`].
+pub fn find_set(sets: &[SetSummary], key: &EnvironmentKey, name: &str) -> Result<SetSummary, DataError> {
+    let bare = name.strip_prefix(&format!("{}/{}/", key.app, key.environment)).unwrap_or(name);
+    let found = bare.parse::<SetName>().ok().and_then(|_| sets.iter().find(|set| set.name == bare));
+    found.cloned().ok_or_else(|| {
+        let known = sets.iter().filter(|set| set.state == SetState::Complete).map(|set| set.name.clone()).collect();
+        DataError::NoSet { name: name.to_owned(), known }
+    })
+}
+
+/// Those of `going` without which the newest good copy of something would be gone, each with of what, for people.
+pub fn last_copies(sets: &[SetSummary], going: &[SetSummary]) -> Vec<(SetSummary, String)> {
+    let mut newest_first: Vec<&SetSummary> = sets.iter().collect();
+    newest_first.sort_by_key(|set| std::cmp::Reverse(set.name.parse::<SetName>().ok()));
+    let copies = newest_copies(&newest_first);
+    let copy_of = |set: &SetSummary| {
+        let parts = copies.iter().find(|(name, _)| *name == set.name).map(|(_, parts)| parts)?;
+        let parts: Vec<String> = parts.iter().map(|part| format!("`{part}`")).collect();
+        Some(format!("it holds the newest good copy of {}", parts.join(", ")))
+    };
+    going.iter().filter_map(|set| Some((set.clone(), copy_of(set)?))).collect()
+}
+
+/// Removes a set, whatever its state. Blocks.
+///
+/// # Errors
+/// [`DataError::Io`] if it cannot be removed.
+pub fn remove_set(set: &SetSummary) -> Result<(), DataError> {
+    remove(&set.path)
+}
+
+/// What [`prune`] would remove. Blocks.
+///
+/// # Errors
+/// [`DataError::Io`] if the directory cannot be read.
+pub fn expired(
+    backups_dir: &Path,
+    key: &EnvironmentKey,
+    retention: &Retention,
+    now: Timestamp,
+    protect: &[String],
+) -> Result<Vec<SetSummary>, DataError> {
+    let sets = scan(backups_dir, key)?;
+    Ok(going(sets, key, retention, now, protect).0)
+}
+
+/// Which sets go, and how many stay.
+fn going(
+    sets: Vec<(SetName, SetSummary)>,
+    key: &EnvironmentKey,
+    retention: &Retention,
+    now: Timestamp,
+    protect: &[String],
+) -> (Vec<SetSummary>, usize) {
+    let chosen = choose(&sets, retention, now);
+    let count = sets.len();
+    let goes = |(name, set): &(SetName, SetSummary)| {
+        let whole = format!("{}/{}/{name}", key.app, key.environment);
+        chosen.contains(name) && !protect.iter().any(|p| *p == set.name || *p == whole)
+    };
+    let gone: Vec<SetSummary> = sets.into_iter().filter(goes).map(|(_, set)| set).collect();
+    let kept = count - gone.len();
+    (gone, kept)
 }
 
 /// Removes what the retention rule allows to go. `protect` names sets (`2026-11-21_10-15-30`, or with app and environment
@@ -109,18 +172,12 @@ pub fn prune(
     now: Timestamp,
     protect: &[String],
 ) -> Result<Pruned, DataError> {
-    let sets = scan(backups_dir, key)?;
-    let going = choose(&sets, retention, now);
-    let mut pruned = Pruned { kept: sets.len(), ..Pruned::default() };
-    for (name, set) in sets.iter().filter(|(name, _)| going.contains(name)) {
-        let whole = format!("{}/{}/{name}", key.app, key.environment);
-        if protect.iter().any(|p| *p == set.name || *p == whole) {
-            continue;
-        }
+    let (gone, kept) = going(scan(backups_dir, key)?, key, retention, now, protect);
+    let mut pruned = Pruned { kept, ..Pruned::default() };
+    for set in gone {
         remove(&set.path)?;
         pruned.bytes += set.bytes;
-        pruned.kept -= 1;
-        pruned.removed.push(set.name.clone());
+        pruned.removed.push(set.name);
     }
     Ok(pruned)
 }
@@ -143,18 +200,33 @@ pub fn discard_incomplete(backups_dir: &Path, key: &EnvironmentKey) -> Result<Ve
 fn choose(sets: &[(SetName, SetSummary)], retention: &Retention, now: Timestamp) -> BTreeSet<SetName> {
     let age = |name: &SetName| now.duration_since(name.at);
     let complete: Vec<_> = sets.iter().filter(|(_, s)| s.state == SetState::Complete).rev().collect();
-    // The newest set that has each part; the newest set itself is always one of them.
-    let mut needed: BTreeSet<SetName> = complete.first().map(|(name, _)| *name).into_iter().collect();
-    if let Some((_, newest)) = complete.first() {
-        for part in newest.parts.iter().chain(&newest.missing) {
-            needed.extend(complete.iter().find(|(_, s)| s.parts.contains(part)).map(|(name, _)| *name));
-        }
-    }
+    let newest_first: Vec<&SetSummary> = complete.iter().map(|(_, set)| set).collect();
+    let needed: BTreeSet<SetName> =
+        newest_copies(&newest_first).iter().filter_map(|(name, _)| name.parse().ok()).collect();
     let keep_for = SignedDuration::from_hours(24 * i64::from(retention.keep_days));
     let expired = complete.iter().skip(retention.keep).map(|(name, _)| *name).filter(|name| age(name) > keep_for);
     let remains = sets.iter().filter(|(_, s)| s.state == SetState::Incomplete).map(|(name, _)| *name);
     let remains = remains.filter(|name| age(name) > INCOMPLETE_FOR);
     expired.chain(remains).filter(|name| !needed.contains(name)).collect()
+}
+
+/// The sets that hold the newest good copy of each part that the newest set has or should have, with these parts. Given the newest first.
+fn newest_copies(sets: &[&SetSummary]) -> Vec<(String, Vec<String>)> {
+    let good: Vec<&&SetSummary> = sets.iter().filter(|set| set.state == SetState::Complete).collect();
+    let Some(newest) = good.first() else { return Vec::new() };
+    let mut copies: Vec<(String, Vec<String>)> = Vec::new();
+    for part in newest.parts.iter().chain(&newest.missing) {
+        // One that was found damaged is better than none.
+        let holds = |set: &&&&SetSummary| set.parts.contains(part);
+        let is_bad = |set: &SetSummary| set.verified.as_ref().is_some_and(|look| look.bad.contains(part));
+        let holder = good.iter().filter(holds).find(|set| !is_bad(set)).or_else(|| good.iter().find(holds));
+        let Some(holder) = holder else { continue };
+        match copies.iter_mut().find(|(name, _)| *name == holder.name) {
+            Some((_, parts)) => parts.push(part.clone()),
+            None => copies.push((holder.name.clone(), vec![part.clone()])),
+        }
+    }
+    copies
 }
 
 fn remove(dir: &Path) -> Result<(), DataError> {
@@ -194,6 +266,7 @@ fn summary(name: SetName, path: PathBuf) -> SetSummary {
         Err(error) => SetState::Unreadable(error.to_string()),
     };
     let bytes = bytes_in(&path);
+    let verified = LastLook::of(&path);
     let known: Option<Manifest> = manifest.ok();
     let names = |m: &Manifest| m.parts.iter().map(|p| p.name.clone()).collect();
     let missing = |m: &Manifest| m.failures.iter().map(|f| f.name.clone()).collect();
@@ -208,6 +281,7 @@ fn summary(name: SetName, path: PathBuf) -> SetSummary {
         bytes,
         parts: known.as_ref().map(names).unwrap_or_default(),
         missing: known.as_ref().map(missing).unwrap_or_default(),
+        verified,
     }
 }
 

@@ -23,16 +23,21 @@ use std::{
     time::Duration,
 };
 
+use async_trait::async_trait;
 use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteConnectOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    DataError, Part, PartFormat, PartKind, PartSource,
+    Check, DataError, Part, PartFormat, PartKind, PartSource, Reach, TableRows,
+    kind::{Kind, Stored},
     part::{self, Doomed, PartWriter, Place},
+    restore::{self, Gate, Loaded, Work},
+    unpack::PartReader,
 };
 use crate::{
-    config::{Backup, Compression},
+    config::{Backup, BackupSource, Compression},
+    model::EnvironmentKey,
     runtime::Job,
 };
 
@@ -54,12 +59,143 @@ pub(super) mod code {
     pub const NOTADB: i32 = 26;
 }
 
-pub(super) async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> Result<Part, DataError> {
+#[derive(Debug)]
+pub(super) struct Sqlite;
+
+#[async_trait]
+impl Kind for Sqlite {
+    fn place(&self, source: &BackupSource) -> String {
+        path_of(source).map_or_else(|_| String::new(), |path| format!("SQLite database {}", path.display()))
+    }
+
+    async fn dump(&self, backup: &Backup, place: &Place<'_>, _: Reach<'_>, job: &Job) -> Result<Part, DataError> {
+        dump(backup, path_of(&backup.source)?, place, job).await
+    }
+
+    async fn catalogue(&self, stored: Stored<'_>, job: &Job) -> Result<Vec<Check>, DataError> {
+        const WHAT: &str = "integrity check";
+        let copy = unpack(stored, job).await?;
+        Ok(vec![match integrity(&copy.path, &stored.part.name, &job.cancel).await {
+            Ok(()) => Check::good(WHAT, "ok"),
+            Err(DataError::Dump { why }) => Check::bad(WHAT, why),
+            Err(other) => return Err(other),
+        }])
+    }
+
+    async fn restore(&self, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
+        restore::sqlite::restore(work, path_of(&work.backup.source)?, gate).await
+    }
+
+    async fn ask(
+        &self,
+        backup: &Backup,
+        _: &EnvironmentKey,
+        query: &str,
+        _: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        ask(path_of(&backup.source)?, query, backup.name.as_str(), &job.cancel).await
+    }
+
+    async fn rehearse(&self, stored: Stored<'_>, _: Reach<'_>, job: &Job) -> Result<Vec<TableRows>, DataError> {
+        let copy = unpack(stored, job).await?;
+        integrity(&copy.path, &stored.part.name, &job.cancel).await?;
+        if let Some(query) = stored.backup.and_then(|backup| backup.check.as_deref()) {
+            let answer = ask(&copy.path, query, &stored.part.name, &job.cancel).await?;
+            super::check::judge(answer).map_err(|why| DataError::dump(format!("its `check` {why}")))?;
+        }
+        rows(&copy.path, &stored.part.name, &job.cancel).await
+    }
+
+    fn discard_leftovers(&self, source: &BackupSource) -> Result<Vec<PathBuf>, DataError> {
+        restore::sqlite::discard_leftovers(path_of(source)?)
+    }
+}
+
+fn path_of(source: &BackupSource) -> Result<&Path, DataError> {
+    match source {
+        BackupSource::Sqlite { path } => Ok(path),
+        _ => Err(DataError::dump("not a SQLite database")),
+    }
+}
+
+/// The database of a part beside its file, for as long as the guard lives. What an earlier look that was killed left gives way.
+async fn unpack(stored: Stored<'_>, job: &Job) -> Result<Doomed, DataError> {
+    let name = &stored.part.name;
+    let copy = Doomed::new(stored.set.join(format!(".{name}.db.look")));
+    let unpacking = async {
+        match std::fs::remove_file(&copy.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(DataError::io("removing", &copy.path)(error));
+            }
+            Ok(()) | Err(_) => {}
+        }
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&copy.path);
+        let mut file = tokio::fs::File::from_std(file.map_err(DataError::io("making", &copy.path))?);
+        let mut reader = PartReader::open(stored.set, stored.part)?;
+        tokio::io::copy(&mut reader, &mut file).await.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => DataError::dump(error.to_string()),
+            _ => DataError::io("writing", &copy.path)(error),
+        })?;
+        file.flush().await.map_err(DataError::io("writing", &copy.path))?;
+        reader.finish().await
+    };
+    tokio::select! {
+        () = job.cancel.cancelled() => return Err(DataError::Cancelled),
+        unpacked = unpacking => unpacked?,
+    }
+    Ok(copy)
+}
+
+/// The first column of a query's first row.
+async fn ask(path: &Path, query: &str, name: &str, cancel: &CancellationToken) -> Result<Option<String>, DataError> {
+    let asking = async {
+        let options = SqliteConnectOptions::new().filename(path).read_only(true).busy_timeout(BUSY);
+        let mut connection = open(&options, cancel).await?;
+        let row = sqlx::query(sqlx::AssertSqlSafe(query.to_owned())).fetch_optional(&mut connection).await?;
+        let answer = row.map(|row| text_of(&row));
+        connection.close().await?;
+        sqlx::Result::Ok(answer)
+    };
+    asking.await.map_err(|error| explain(error, path, name, path, cancel))
+}
+
+/// Whatever type SQLite gave it; NULL is empty.
+fn text_of(row: &sqlx::sqlite::SqliteRow) -> String {
+    let number = || row.try_get_unchecked::<Option<f64>, _>(0).ok().flatten().map(|value| value.to_string());
+    let integer = || row.try_get_unchecked::<Option<i64>, _>(0).ok().flatten().map(|value| value.to_string());
+    let text = || row.try_get::<Option<String>, _>(0).ok().flatten();
+    text().or_else(integer).or_else(number).unwrap_or_default()
+}
+
+/// Rows of each table of a database that nobody else has open, by name.
+async fn rows(copy: &Path, name: &str, cancel: &CancellationToken) -> Result<Vec<TableRows>, DataError> {
+    let counting = async {
+        let options = SqliteConnectOptions::new().filename(copy).read_only(true).immutable(true);
+        let mut connection = open(&options, cancel).await?;
+        // Virtual tables need their modules, and what they hold is in tables of its own.
+        let tables = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' \
+                      AND sql NOT LIKE 'CREATE VIRTUAL%' ORDER BY name";
+        let tables: Vec<String> = sqlx::query_scalar(tables).fetch_all(&mut connection).await?;
+        let mut counted = Vec::with_capacity(tables.len());
+        for table in tables {
+            let count = format!("SELECT count(*) FROM \"{}\"", table.replace('"', "\"\""));
+            let rows: i64 = sqlx::query_scalar(sqlx::AssertSqlSafe(count)).fetch_one(&mut connection).await?;
+            counted.push(TableRows { name: table, rows: u64::try_from(rows).unwrap_or_default() });
+        }
+        connection.close().await?;
+        sqlx::Result::Ok(counted)
+    };
+    counting.await.map_err(|error| explain(error, copy, name, copy, cancel))
+}
+
+async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> Result<Part, DataError> {
     let name = backup.name.as_str();
     check_source(source)?;
     let copy = new_copy(place, name)?;
     let version = copy_into(source, &copy.path, name, &job.cancel).await?;
     integrity(&copy.path, name, &job.cancel).await?;
+    let tables = rows(&copy.path, name, &job.cancel).await?;
     let file = format!("{name}.db{}", part::suffix(backup.compression));
     let mut writer = PartWriter::create(place, file, backup.compression).await?;
     tokio::select! {
@@ -81,6 +217,8 @@ pub(super) async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job:
         sha256: written.sha256,
         bytes: written.bytes,
         raw_bytes: written.raw_bytes,
+        compression: Some(backup.compression),
+        tables,
         tool: format!("SQLite {version}"),
         server: None,
         duration_ms: 0,

@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     config::{
-        Build, Builder, Compression, Health, LogRotation, PathRules, PostgresFormat, Probe, Pull, Retention, Rollback,
-        RuntimeKind, Smoke, Start, Strategy,
+        BackupSource, Build, Builder, Compression, Health, LogRotation, PathRules, PostgresFormat, Probe, Pull,
+        Retention, Rollback, RuntimeKind, Smoke, Start, Strategy,
     },
     log::DeploymentLog,
     model::{EnvironmentKey, Stage},
     redact::Redactor,
-    runtime::ExecOutcome,
+    runtime::{ContainerExec, ExecOutcome},
     secret::Secret,
 };
 
@@ -50,6 +50,7 @@ fn environment(backups: Vec<Backup>) -> Environment {
         pull: Pull { timeout: LONG, retries: 0 },
         backups,
         backup_retention: Retention { keep: 10, keep_days: 7 },
+        rehearse_backups: None,
         tests: Vec::new(),
         build: Build {
             context: ".".to_owned(),
@@ -92,7 +93,15 @@ fn environment(backups: Vec<Backup>) -> Environment {
 }
 
 fn backup(name: &str, source: BackupSource) -> Backup {
-    Backup { name: name.parse().unwrap(), source, required: false, timeout: LONG, compression: Compression::Gzip }
+    Backup {
+        name: name.parse().unwrap(),
+        source,
+        required: false,
+        timeout: LONG,
+        compression: Compression::Gzip,
+        verify: crate::config::VerifyBackup::Off,
+        check: None,
+    }
 }
 
 fn postgres_in(container: &str, database: &str, format: PostgresFormat) -> BackupSource {
@@ -122,8 +131,9 @@ async fn take(
         commit: Some(&commit),
         reason: "before deployment 7",
         backups_dir: dir,
+        context: &SetContext::default(),
     };
-    create_set(request, exec, job).await
+    create_set(request, Reach { containers: exec, scratch: None }, job).await
 }
 
 /// Directories of the environment: sets, whole or not.
@@ -238,7 +248,7 @@ async fn a_set_has_its_files_its_manifest_and_nobody_elses_eyes() {
 
     let manifest = read_manifest(&set).unwrap();
     assert_eq!(manifest.parts, report.parts);
-    assert_eq!((manifest.version, manifest.deployment), (1, Some(DeploymentId(7))));
+    assert_eq!((manifest.version, manifest.deployment), (2, Some(DeploymentId(7))));
     let part = &manifest.parts[0];
     assert_eq!(part.raw_bytes, WHOLE.len() as u64);
     assert_eq!(part.tool, "pg_dump (PostgreSQL) 15.14");
@@ -293,8 +303,23 @@ async fn a_manifest_cannot_point_out_of_its_directory() {
             "{name}: {found}"
         );
     }
-    std::fs::write(set.join(MANIFEST), r#"{"version": 2, "news": true}"#).unwrap();
-    assert!(read_manifest(&set).unwrap_err().to_string().contains("version 2"));
+    std::fs::write(set.join(MANIFEST), r#"{"version": 3, "news": true}"#).unwrap();
+    assert!(read_manifest(&set).unwrap_err().to_string().contains("version 3"));
+}
+
+/// As a Refit of version 0.1.0 wrote it.
+#[test]
+fn a_manifest_of_version_1_is_still_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = include_str!("tests/fixtures/manifest-1.json");
+    std::fs::write(dir.path().join(MANIFEST), text).unwrap();
+    std::fs::write(dir.path().join("guestbook.sql"), "-- as it was\n").unwrap();
+    let manifest = read_manifest(dir.path()).unwrap();
+    assert_eq!((manifest.version, manifest.release, manifest.by, manifest.schema), (1, None, None, None));
+    assert_eq!((manifest.parts[0].compression, &manifest.parts[0].tables[..]), (None, &[][..]));
+    assert_eq!(verify_checksums(dir.path()).unwrap(), Verified { parts: 1, bytes: 13 });
+    std::fs::write(dir.path().join(MANIFEST), text.replace("production", "productiom")).unwrap();
+    assert!(read_manifest(dir.path()).unwrap_err().to_string().contains("changed after it was written"));
 }
 
 #[tokio::test]

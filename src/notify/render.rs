@@ -116,7 +116,7 @@ impl Report {
         }
         match &self.rollback {
             Some((way, why)) => {
-                add("rollback", vec![Piece::Words(way.clone())]);
+                add(if self.restores { "restore" } else { "rollback" }, vec![Piece::Words(way.clone())]);
                 add("because", vec![Piece::Code(why.clone())]);
             }
             None => add(self.reference.0, vec![Piece::Code(self.reference.1.clone())]),

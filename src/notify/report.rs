@@ -11,8 +11,8 @@ use super::{
 use crate::{
     config::Config,
     model::{
-        ApprovalState, DeploymentId, DeploymentView, RollbackKind, RollbackView, Stage, StageStatus, StageView, Status,
-        TriggerKind,
+        ApprovalState, DeploymentId, DeploymentView, Name, RollbackKind, RollbackView, Stage, StageStatus, StageView,
+        Status, TriggerKind,
     },
     pipeline::{
         journal::{Event, Recorded},
@@ -37,6 +37,9 @@ const REMARK: usize = 150;
 const UNDONE: usize = 8;
 const WARNINGS: usize = 3;
 
+/// Parts of a backup that a report names.
+const PARTS: usize = 5;
+
 /// One deployment, in words.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -54,6 +57,8 @@ pub struct Report {
     pub reference: (&'static str, String),
     /// From where to where a rollback goes, and why.
     pub rollback: Option<(String, String)>,
+    /// It is data that goes back, and no version.
+    pub restores: bool,
     /// How it was asked for, and by whom.
     pub trigger: (&'static str, Option<String>),
     /// The push replaced history.
@@ -122,6 +127,7 @@ impl Report {
             author: some(&view.author, NAME),
             reference: reference(&view.reference, redactor),
             rollback: view.rollback.as_ref().map(|r| (way(view, r), line(&r.reason, SUBJECT))),
+            restores: is_restore(view),
             trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
             // A hook cannot know, and says so of every push.
             forced: view.trigger.forced && view.trigger.kind == TriggerKind::Github,
@@ -226,10 +232,19 @@ fn is_open(stage: &StageView) -> bool {
 
 /// `deployment 5 → deployment 3`, and what goes with it.
 fn way(view: &DeploymentView, rollback: &RollbackView) -> String {
+    if let Some(set) = rollback.restored_set() {
+        let parts: Vec<&str> = rollback.parts.iter().map(Name::as_str).take(PARTS).collect();
+        let only = if parts.is_empty() { String::new() } else { format!(" (only {})", parts.join(", ")) };
+        return format!("the data of {set}{only}, under deployment {}", rollback.to);
+    }
     let from = view.previous.map(|from| format!("deployment {from} → ")).unwrap_or_default();
     let forced = if rollback.forced { ", forced" } else { "" };
     let data = if rollback.restore.is_some() { ", with its data" } else { "" };
     format!("{from}deployment {}{forced}{data}", rollback.to)
+}
+
+fn is_restore(view: &DeploymentView) -> bool {
+    view.rollback.as_ref().is_some_and(|rollback| rollback.restored_set().is_some())
 }
 
 fn summary(view: &DeploymentView, story: &Story) -> String {
@@ -239,6 +254,11 @@ fn summary(view: &DeploymentView, story: &Story) -> String {
         None => verb.to_owned(),
     };
     match view.status {
+        Status::Succeeded if is_restore(view) => "data restored from a backup".to_owned(),
+        Status::Failed if is_restore(view) => format!("the restore {failed}, no data was changed"),
+        Status::RolledBack if is_restore(view) => format!("the restore {failed}, the data is as it was before"),
+        Status::Cancelled if is_restore(view) => "the restore was cancelled".to_owned(),
+        Status::Stuck if is_restore(view) => format!("CRITICAL: the restore {failed}, a person is needed"),
         Status::Succeeded => match &view.rollback {
             Some(rollback) => format!("rolled back to deployment {}", rollback.to),
             None => "deployed".to_owned(),
@@ -291,6 +311,13 @@ fn next_steps(view: &DeploymentView) -> Vec<(String, &'static str)> {
     let logs = (format!("refit logs {id}"), "shows everything");
     let rerun = (format!("refit rerun {id}"), "tries again");
     match view.status {
+        Status::Succeeded if is_restore(view) => {
+            let back = |set| (format!("refit backup restore {set}"), "puts back what was there before");
+            view.backup.as_ref().map(back).into_iter().collect()
+        }
+        Status::Failed | Status::RolledBack | Status::Cancelled if is_restore(view) => {
+            vec![logs, ("refit backup list".to_owned(), "shows what else there is")]
+        }
         Status::Succeeded if view.rollback.as_ref().is_some_and(|r| r.kind != RollbackKind::Undo) => {
             vec![("refit rollback --undo --reason \"…\"".to_owned(), "goes forward again")]
         }
@@ -343,5 +370,6 @@ fn door(kind: TriggerKind) -> &'static str {
         TriggerKind::Telegram => "Telegram",
         TriggerKind::Api => "the API",
         TriggerKind::Rollback => "refit rollback",
+        TriggerKind::Restore => "refit backup restore",
     }
 }

@@ -3,11 +3,12 @@
 //! - [`journal`] says what may happen next. [`run`] drives a deployment forward, and backwards when something fails; [`recover`] decides
 //!   what becomes of one whose process died, and then drives it with the same code; [`orphans`] finds what no journal tells of.
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
-//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves.
+//! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves; [`needed`]
+//!   tells which backup sets something still goes back to.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
-//! Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
+//! [`holds`] keeps deployments and backups by hand apart. Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
 use std::sync::Arc;
 
@@ -15,16 +16,19 @@ use tokio::sync::watch;
 
 use crate::{
     config::{Config, Environment, RuntimeKind},
+    data::Reach,
     fault::Faults,
     git::Mirror,
     registry::Registry,
-    runtime::{ContainerExec, Runtime},
+    runtime::{ContainerExec, Runtime, Scratch},
 };
 
 pub mod checks;
 pub mod health;
+pub mod holds;
 pub mod journal;
 pub mod kept;
+pub mod needed;
 pub mod orphans;
 pub mod outcome;
 pub mod preflight;
@@ -40,6 +44,8 @@ pub struct Runtimes {
     pub process: Arc<dyn Runtime>,
     /// For databases in containers, whichever runtime the app uses.
     pub containers: Arc<dyn ContainerExec>,
+    /// For trying backups out.
+    pub scratch: Arc<dyn Scratch>,
 }
 
 impl Runtimes {
@@ -48,6 +54,11 @@ impl Runtimes {
             RuntimeKind::Docker => &self.docker,
             RuntimeKind::Process => &self.process,
         }
+    }
+
+    /// What backups may reach.
+    pub fn reach(&self) -> Reach<'_> {
+        Reach { containers: Some(self.containers.as_ref()), scratch: Some(self.scratch.as_ref()) }
     }
 }
 
@@ -61,12 +72,22 @@ pub struct World {
     pub ticks: watch::Sender<u64>,
     /// Faults that a test ordered.
     pub faults: Faults,
+    /// Whose turn it is in each environment.
+    pub holds: holds::Holds,
     http: reqwest::Client,
 }
 
 impl World {
     pub fn new(config: Arc<Config>, registry: Registry, runtimes: Runtimes, faults: Faults) -> Self {
-        Self { config, registry, runtimes, ticks: watch::Sender::new(0), faults, http: checks::client() }
+        Self {
+            config,
+            registry,
+            runtimes,
+            ticks: watch::Sender::new(0),
+            faults,
+            holds: holds::Holds::default(),
+            http: checks::client(),
+        }
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {

@@ -1,7 +1,7 @@
 //! What an end means: the exit code of the design (section 8), and the words for people.
 
 use crate::{
-    model::{DeploymentView, Stage, StageStatus, Status, TriggerKind},
+    model::{DeploymentView, Stage, StageStatus, Status},
     pipeline::journal::{Event, FailureKind, Recorded, Saga},
     registry::End,
 };
@@ -90,7 +90,7 @@ pub fn stuck_steps(view: &DeploymentView) -> [(String, &'static str); 3] {
     let (id, app, environment) = (view.id, &view.app, &view.environment);
     // A rollback whose undo worked left the version running that somebody wanted to leave: bringing it back is no help.
     let undone = view.stages.iter().all(|stage| stage.status != StageStatus::UndoFailed);
-    let good = view.previous.filter(|_| view.trigger.kind != TriggerKind::Rollback || !undone);
+    let good = view.previous.filter(|_| !view.trigger.kind.has_order() || !undone);
     let look = match good {
         Some(good) => (
             format!("refit rollback --to {good} --force --reason \"…\" --app {app} --env {environment}"),

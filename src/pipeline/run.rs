@@ -27,7 +27,7 @@ use crate::{
     config::Environment,
     fault::GoOn,
     log::{DeploymentLog, StageLog},
-    model::{DeploymentId, Stage, Status, TriggerKind},
+    model::{DeploymentId, RollbackKind, Stage, Status},
     registry::{End, Entry, Facts, MessageKind, NewMessage, RegistryError, Release},
     runtime::{Artefact, Job},
 };
@@ -114,9 +114,9 @@ impl Runner {
             // What was live when it began is still what `live` says: it moves only with the end.
             _ => world.registry.live(&environment.key).await?.filter(|r| Some(r.deployment) == saga.previous),
         };
-        let order = match view.trigger.kind {
-            TriggerKind::Rollback => world.registry.rollback_order(id).await?,
-            _ => None,
+        let order = match view.trigger.kind.has_order() {
+            true => world.registry.rollback_order(id).await?,
+            false => None,
         };
         let target = match &order {
             Some(order) => world.registry.release(order.target).await?,
@@ -137,6 +137,9 @@ impl Runner {
         let mut progress = Progress {
             commit: target.as_ref().map(|t| t.commit.clone()),
             artefact: target.as_ref().map(artefact),
+            only_data: order.as_ref().is_some_and(|order| order.kind == RollbackKind::Restore),
+            without_backup: order.as_ref().is_some_and(|order| order.kind == RollbackKind::Restore && order.forced),
+            parts: order.as_ref().map(|order| order.parts.clone()).unwrap_or_default(),
             restore: order.and_then(|order| order.backup),
             target,
             requested: view.commit.clone(),
@@ -233,7 +236,9 @@ impl Runner {
     /// Leaves the queue; `false` if something is missing and the deployment has ended already.
     async fn begin(&mut self) -> Result<bool, RegistryError> {
         let previous = self.progress.previous.as_ref().map(|release| release.deployment);
-        let rollback_to = self.progress.target.as_ref().map(|release| release.deployment);
+        // Where only data goes back no version is left: one that fails goes back like a deployment.
+        let target = self.progress.target.as_ref().filter(|_| !self.progress.only_data);
+        let rollback_to = target.map(|release| release.deployment);
         let mut facts = Facts { log: Some(self.log_name.clone()), ..Facts::default() };
         if let Some(target) = &self.progress.target {
             // What comes back is known already.
@@ -260,7 +265,16 @@ impl Runner {
         };
         // Asked for twice, or what is live was to be started again and has come to itself.
         let same = self.progress.previous.as_ref().is_some_and(|live| live.deployment == target.deployment);
-        if same && health::now(&self.world, Arc::clone(&self.environment), &target.instance).await.is_ok() {
+        if self.progress.only_data && !same {
+            return Err(StageFailure::failed(format!(
+                "deployment {} is not live any more: ask for the restore again",
+                target.deployment
+            )));
+        }
+        if same
+            && !self.progress.only_data
+            && health::now(&self.world, Arc::clone(&self.environment), &target.instance).await.is_ok()
+        {
             return Err(StageFailure::failed(format!("deployment {} is live already, and healthy", target.deployment)));
         }
         if let Some(warning) = preflight::check_rollback(&self.world, &self.environment).await? {

@@ -58,6 +58,8 @@ pub struct Before<'a> {
 #[derive(Debug, Deserialize)]
 struct Record {
     release: DeploymentId,
+    #[serde(default)]
+    backup: Option<String>,
 }
 
 /// Keeps the state; the directory, relative to the state directory. May be done twice. What is not there any more is left out, and
@@ -117,6 +119,19 @@ pub fn forget(world: &World, key: &EnvironmentKey, release: DeploymentId) -> Res
         }
     }
     Ok(())
+}
+
+/// The backup sets that kept states name, each with the deployment that kept it. What cannot be read names none.
+pub(super) fn backups(state_dir: &Path, key: &EnvironmentKey) -> Vec<(DeploymentId, String)> {
+    let Ok(entries) = std::fs::read_dir(state_dir.join(place(key))) else { return Vec::new() };
+    let read = |entry: std::fs::DirEntry| {
+        let by = entry.file_name().to_str()?.parse().ok().map(DeploymentId)?;
+        let record: Record = serde_json::from_slice(&std::fs::read(entry.path().join(RECORD)).ok()?).ok()?;
+        Some((by, record.backup?))
+    };
+    let mut all: Vec<_> = entries.flatten().filter_map(read).collect();
+    all.sort();
+    all
 }
 
 /// Where a rollback's state is kept.

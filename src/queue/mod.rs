@@ -8,7 +8,7 @@
 //!   does not take the place of what a person asked for: it comes after that). It owns the environment's state: a cancel request is a message to it.
 //!
 //! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
-//! old logs and deliveries are tidied away ([`housekeeping`]).
+//! old logs and deliveries are tidied away ([`housekeeping`]), and backups are tried out ([`rehearsal`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -35,6 +35,7 @@ use crate::{
 mod housekeeping;
 mod inbox;
 mod reconcile;
+mod rehearsal;
 
 /// Deliveries that may wait for the disk; beyond that the door waits, and with it the sender.
 const INBOX_DEPTH: usize = 4096;
@@ -105,6 +106,7 @@ impl Queue {
             if daemon {
                 tasks.spawn(reconcile::watch(Arc::downgrade(&queue), queue.closing.clone()));
                 tasks.spawn(housekeeping::watch(Arc::downgrade(&queue), queue.closing.clone()));
+                tasks.spawn(rehearsal::watch(Arc::downgrade(&queue), queue.closing.clone()));
             }
         }
         queue.workers.values().for_each(|worker| drop(worker.send(Command::Wake)));
@@ -146,6 +148,12 @@ impl Queue {
         self.workers.get(key).is_some_and(|worker| worker.send(command).is_ok())
     }
 
+    /// Counts other work that [`idle`](Self::idle) waits for; `None` once no new work is taken.
+    pub fn begin(&self) -> Option<Active> {
+        let active = Active::count(&self.active);
+        (!self.closing.is_cancelled()).then_some(active)
+    }
+
     /// Takes no new work. Running deployments go on.
     pub fn close(&self) {
         self.closing.cancel();
@@ -174,17 +182,18 @@ impl Queue {
     }
 }
 
-/// One deployment that runs, counted for as long as this lives: also when it ends by a panic.
-struct Active<'a>(&'a watch::Sender<usize>);
+/// Something that runs, counted for as long as this lives: also when it ends by a panic.
+#[derive(Debug)]
+pub struct Active(watch::Sender<usize>);
 
-impl<'a> Active<'a> {
-    fn count(active: &'a watch::Sender<usize>) -> Self {
+impl Active {
+    fn count(active: &watch::Sender<usize>) -> Self {
         active.send_modify(|n| *n += 1);
-        Self(active)
+        Self(active.clone())
     }
 }
 
-impl Drop for Active<'_> {
+impl Drop for Active {
     fn drop(&mut self) {
         self.0.send_modify(|n| *n -= 1);
     }
@@ -232,6 +241,11 @@ impl Worker {
     async fn run_all(&self, commands: &mut mpsc::UnboundedReceiver<Command>) {
         loop {
             let _active = Active::count(&self.active);
+            // A backup by hand may have the turn.
+            let _held = tokio::select! {
+                held = self.world.holds.take(&self.environment.key, "a deployment") => held,
+                () = self.closing.cancelled() => return,
+            };
             // Asked only now: whoever closes the queue and then waits for `active` sees either this one counted, or nothing begun.
             if self.closing.is_cancelled() {
                 return;

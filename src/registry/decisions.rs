@@ -18,6 +18,9 @@ pub struct RollbackOrder {
     pub forced: bool,
     /// The backup set to put back, relative to the backups directory; data stays as it is where unset.
     pub backup: Option<String>,
+    /// Only these parts of it; all where empty.
+    #[serde(default)]
+    pub parts: Vec<Name>,
     /// The safety checks as they were when it was asked for.
     pub checks: serde_json::Value,
 }
@@ -47,23 +50,25 @@ impl Registry {
             .await
             .map_err(query("read a rollback"))?;
         row.map(|row| {
+            let (backup, parts) = read_data(row.get("backup"))?;
             Ok(RollbackOrder {
                 kind: parse("kind of rollback", row.get("kind"))?,
                 target: DeploymentId(row.get("target")),
                 reason: row.get("reason"),
                 forced: row.get("forced"),
-                backup: row.get("backup"),
+                backup,
+                parts,
                 checks: from_json("safety checks", row.get("checks"))?,
             })
         })
         .transpose()
     }
 
-    /// The newest rollback of an environment that succeeded.
+    /// The newest rollback of an environment that succeeded. Putting data back under the live release is none: nothing was left.
     pub async fn last_rollback(&self, key: &EnvironmentKey) -> Result<Option<LastRollback>> {
         let row = sqlx::query(
             "SELECT d.id, d.previous, r.target FROM rollbacks AS r JOIN deployments AS d ON d.id = r.deployment
-             WHERE d.app = ? AND d.environment = ? AND d.status = 'succeeded' ORDER BY d.id DESC LIMIT 1",
+             WHERE d.app = ? AND d.environment = ? AND d.status = 'succeeded' AND r.kind <> 'restore' ORDER BY d.id DESC LIMIT 1",
         )
         .bind(key.app.as_str())
         .bind(key.environment.as_str())
@@ -193,6 +198,30 @@ impl Registry {
     }
 }
 
+/// Between a set and the names of its parts, in the column `backup`. Neither has this character.
+const PARTS: char = '#';
+
+/// What goes back, as the column `backup` has it: a set, and `#db,uploads` where only some of its parts do.
+fn written_data(order: &RollbackOrder) -> Option<String> {
+    let set = order.backup.as_ref()?;
+    if order.parts.is_empty() {
+        return Some(set.clone());
+    }
+    let parts: Vec<&str> = order.parts.iter().map(Name::as_str).collect();
+    Some(format!("{set}{PARTS}{}", parts.join(",")))
+}
+
+pub(super) fn read_data(column: Option<String>) -> Result<(Option<String>, Vec<Name>)> {
+    let Some(text) = column else { return Ok((None, Vec::new())) };
+    match text.split_once(PARTS) {
+        None => Ok((Some(text), Vec::new())),
+        Some((set, parts)) => {
+            let parts = parts.split(',').map(|part| parse("part of a backup", part)).collect::<Result<_>>()?;
+            Ok((Some(set.to_owned()), parts))
+        }
+    }
+}
+
 pub(super) async fn insert_rollback(
     tx: &mut Transaction<'_, Sqlite>,
     deployment: i64,
@@ -206,7 +235,7 @@ pub(super) async fn insert_rollback(
     .bind(order.target.0)
     .bind(&order.reason)
     .bind(order.forced)
-    .bind(&order.backup)
+    .bind(written_data(order))
     .bind(to_json("safety checks", &order.checks)?)
     .execute(&mut **tx)
     .await

@@ -4,7 +4,10 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    Registry, Result, RollbackOrder, bot, damaged, decisions::insert_rollback, from_json, journal::insert_event,
+    Registry, Result, RollbackOrder, bot, damaged,
+    decisions::{insert_rollback, read_data},
+    from_json,
+    journal::insert_event,
     now_ms, parse, query, time, to_json,
 };
 use crate::{
@@ -284,12 +287,14 @@ const SELECT: &str = "SELECT d.*, EXISTS (SELECT 1 FROM live AS l WHERE l.deploy
 
 fn rollback_view(row: &SqliteRow) -> Result<Option<RollbackView>> {
     let Some(kind) = row.get::<Option<String>, _>("rollback_kind") else { return Ok(None) };
+    let (restore, parts) = read_data(row.get("rollback_backup"))?;
     Ok(Some(RollbackView {
         kind: parse("kind of rollback", &kind)?,
         to: DeploymentId(row.get("rollback_target")),
         reason: row.get("rollback_reason"),
         forced: row.get("rollback_forced"),
-        restore: row.get("rollback_backup"),
+        restore,
+        parts,
         checks: from_json("safety checks", row.get("rollback_checks"))?,
     }))
 }

@@ -135,6 +135,7 @@ async fn rollbacks_of_both_kinds_are_one_list() -> Done {
         reason: "users complain".to_owned(),
         forced: true,
         backup: None,
+        parts: Vec::new(),
         checks: serde_json::json!([]),
     };
     let by_hand = registry.enqueue(&NewDeployment { rollback: Some(order), ..new_deployment('1') }).await?;

@@ -1,7 +1,4 @@
 //! Which backup set has the data as a release left it, and whether it can be put back.
-//!
-//! It is the set that was taken by the first deployment that touched what the release had left: the one that replaced it, or one before
-//! that whose migration went through before it failed.
 
 use std::collections::BTreeSet;
 
@@ -9,8 +6,8 @@ use super::checks::Data;
 use crate::{
     config::Environment,
     data::{self, DataError, Manifest, SetState},
-    model::{DeploymentId, DeploymentView, Stage, StageStatus, Status},
-    pipeline::World,
+    model::DeploymentView,
+    pipeline::{World, needed::set_after},
     registry::Release,
 };
 
@@ -59,24 +56,6 @@ fn compare(set: String, bytes: u64, manifest: &Manifest, environment: &Environme
         return Data::Good { set, bytes };
     }
     Data::Differs { set, missing, unknown }
-}
-
-/// The set with the newest data that `target` left; the error says why there is none.
-fn set_after(target: DeploymentId, history: &[DeploymentView]) -> Result<String, String> {
-    let came_back = |d: &&DeploymentView| {
-        d.status == Status::Succeeded && d.rollback.as_ref().is_some_and(|rollback| rollback.to == target)
-    };
-    let since = history.iter().filter(came_back).map(|d| d.id).max().unwrap_or(target);
-    let mut after: Vec<_> = history.iter().filter(|d| d.previous == Some(target) && d.id > since).collect();
-    after.sort_by_key(|d| d.id);
-    let migrated = |d: &DeploymentView| {
-        let stage = d.stages.iter().find(|stage| stage.name == Stage::Migrate);
-        stage.is_some_and(|s| !matches!(s.status, StageStatus::Pending | StageStatus::Skipped))
-    };
-    let Some(replaced) = after.into_iter().find(|d| d.status == Status::Succeeded || migrated(d)) else {
-        return Err(format!("what replaced deployment {target} is not known any more"));
-    };
-    replaced.backup.clone().ok_or_else(|| format!("deployment {}, which came after it, took no backup", replaced.id))
 }
 
 /// The error is for people.

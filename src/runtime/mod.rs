@@ -29,9 +29,12 @@ use crate::{
 };
 
 pub mod docker;
+pub mod host;
 pub mod process;
+pub mod scratch;
 mod sight;
 
+pub use scratch::{Scratch, ScratchContainer, ScratchImage, ScratchMount, ScratchNetwork, ScratchRun, ScratchSpec};
 pub use sight::{SeenArtefact, SeenHelper, SeenInstance, Sight};
 
 /// What a long call logs to and is cancelled by.
@@ -46,7 +49,7 @@ pub mod label {
     pub const APP: &str = "refit.app";
     pub const ENVIRONMENT: &str = "refit.environment";
     pub const DEPLOYMENT: &str = "refit.deployment";
-    /// `app` (the instance), `test`, `migrate`, `copy` (short-lived helpers).
+    /// `app` (the instance), `test`, `migrate`, `copy` (short-lived helpers), `scratch`.
     pub const ROLE: &str = "refit.role";
     /// What the image was built from: see `docker::build`.
     pub const BUILD_KEY: &str = "refit.build-key";

@@ -13,6 +13,7 @@
 //! | `POST /v1/deployments/{id}/approval` | [`ApprovalRequest`] | `{}` |
 //! | `POST /v1/deployments/{id}/resolve` | [`ResolveRequest`] | `{}` |
 //! | `GET /v1/deployments/{id}/follow?after=N` | | one [`FollowLine`] a line, as they happen |
+//! | `POST /v1/backups` | [`BackupRequest`] | one [`BackupLine`] a line, as it goes on |
 //! | `POST /v1/push` | [`PushRequest`] | a list of [`PushOutcome`](super::wire::PushOutcome) |
 //! | `GET /v1/health` | | [`Health`](crate::control::Health) |
 //!
@@ -50,12 +51,13 @@ use super::{
     reply::{self, Response},
     status::health_status,
     verbs::SharedVerbs,
-    wire::{Asked, CancelRequest, FollowLine, PushRequest, WireError},
+    wire::{Asked, BackupLine, CancelRequest, FollowLine, PushRequest, WireError},
 };
 use crate::{
     config::Config,
     control::{
-        ApprovalRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Result, RollbackRequest, Update,
+        ApprovalRequest, BackupRequest, ControlError, DeployRequest, RerunRequest, ResolveRequest, Result,
+        RollbackRequest, Update,
     },
     model::DeploymentId,
     throttle::Throttle,
@@ -246,7 +248,13 @@ fn routes(
         reply::json(health_status(&health), &health)
     });
 
-    let people = rollback.or(approval).unify().or(resolve).unify();
+    let backups = warp::path!("v1" / "backups").and(warp::post()).and(verbs()).and(json_body(&reader)).then(
+        async |verbs: SharedVerbs, request: Result<BackupRequest>| match request {
+            Ok(request) => back_up(&verbs, request),
+            Err(error) => failed(&error),
+        },
+    );
+    let people = backups.or(rollback).unify().or(approval).unify().or(resolve).unify();
     let known = deploy
         .or(rerun)
         .unify()
@@ -322,6 +330,32 @@ fn follow(verbs: SharedVerbs, id: DeploymentId, after: i64, shutdown: Cancellati
     response
 }
 
+/// One line an update. Who goes away drops the stream, which cancels the work; a daemon that stops ends it in its own order.
+fn back_up(verbs: &SharedVerbs, request: BackupRequest) -> Response {
+    let mut updates = verbs.backup(request);
+    let (lines, body) = mpsc::channel(16);
+    tokio::spawn(async move {
+        let work = async {
+            while let Some(update) = updates.next().await {
+                let line = match update {
+                    Ok(update) => BackupLine::Update(update),
+                    Err(error) => BackupLine::Error { error: WireError::from(&error) },
+                };
+                if lines.send(to_line(&line)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = work => {}
+            () = lines.closed() => {}
+        }
+    });
+    let mut response = warp::reply::stream(ReceiverStream::new(body)).into_response();
+    reply::harden(&mut response, "application/x-ndjson");
+    response
+}
+
 async fn forward(mut updates: BoxStream<'static, Result<Update>>, lines: &mpsc::Sender<io::Result<Bytes>>) {
     while let Some(update) = updates.next().await {
         let line = match update {
@@ -334,7 +368,7 @@ async fn forward(mut updates: BoxStream<'static, Result<Update>>, lines: &mpsc::
     }
 }
 
-fn to_line(line: &FollowLine) -> io::Result<Bytes> {
+fn to_line(line: &impl Serialize) -> io::Result<Bytes> {
     let mut text = serde_json::to_vec(line)?;
     text.push(b'\n');
     Ok(text.into())

@@ -7,8 +7,8 @@ use futures_util::stream::BoxStream;
 
 use crate::{
     control::{
-        ApprovalRequest, Control, DeployRequest, EnvironmentStatus, Health, RerunRequest, ResolveRequest, Result,
-        RollbackRequest, Update,
+        ApprovalRequest, BackupRequest, BackupUpdate, Control, DeployRequest, EnvironmentStatus, Health, RerunRequest,
+        ResolveRequest, Result, RollbackRequest, Update,
     },
     model::DeploymentId,
     registry::{Delivery, Outcome, Receipt},
@@ -25,6 +25,7 @@ pub trait Verbs: Send + Sync + 'static {
     async fn cancel(&self, id: DeploymentId, by: &str) -> Result<()>;
     async fn decide(&self, id: DeploymentId, request: ApprovalRequest) -> Result<()>;
     async fn resolve(&self, id: DeploymentId, request: ResolveRequest) -> Result<()>;
+    fn backup(&self, request: BackupRequest) -> BoxStream<'static, Result<BackupUpdate>>;
     fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>>;
     async fn health(&self) -> Health;
     async fn status(&self) -> Result<Vec<EnvironmentStatus>>;
@@ -65,6 +66,10 @@ impl Verbs for Control {
 
     async fn resolve(&self, id: DeploymentId, request: ResolveRequest) -> Result<()> {
         Self::resolve(self, id, request).await
+    }
+
+    fn backup(&self, request: BackupRequest) -> BoxStream<'static, Result<BackupUpdate>> {
+        Self::backup(self, request)
     }
 
     fn follow(&self, id: DeploymentId, after: i64) -> BoxStream<'static, Result<Update>> {

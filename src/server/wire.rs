@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use warp::http::StatusCode;
 
 use crate::{
-    control::{ControlError, Update},
+    control::{BackupUpdate, ControlError, Update},
     model::{DeploymentId, Name},
     registry::Outcome,
     rollback::Check,
@@ -40,6 +40,14 @@ pub struct CancelRequest {
     pub by: String,
 }
 
+/// One line of work on backups.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum BackupLine {
+    Error { error: WireError },
+    Update(BackupUpdate),
+}
+
 /// One line of a followed deployment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(untagged)]
@@ -67,6 +75,7 @@ pub enum WireKind {
     Busy,
     Unavailable,
     Refused,
+    Failed,
 }
 
 impl WireError {
@@ -75,6 +84,7 @@ impl WireError {
             WireKind::Usage => StatusCode::BAD_REQUEST,
             WireKind::Busy => StatusCode::CONFLICT,
             WireKind::Refused => StatusCode::PRECONDITION_FAILED,
+            WireKind::Failed => StatusCode::INTERNAL_SERVER_ERROR,
             WireKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -86,6 +96,7 @@ impl From<&ControlError> for WireError {
             ControlError::Usage { .. } => WireKind::Usage,
             ControlError::Busy { .. } => WireKind::Busy,
             ControlError::Refused { .. } => WireKind::Refused,
+            ControlError::Failed { .. } => WireKind::Failed,
             // The store's own errors have no other exit code, and their types do not travel.
             ControlError::Unavailable { .. } | ControlError::Registry(_) => WireKind::Unavailable,
         };
@@ -100,11 +111,12 @@ impl From<&ControlError> for WireError {
 
 impl From<WireError> for ControlError {
     fn from(error: WireError) -> Self {
-        let WireError { kind, message, hint, checks, .. } = error;
+        let WireError { kind, message, hint, checks, exit_code } = error;
         match kind {
             WireKind::Usage => Self::Usage { message, hint },
             WireKind::Busy => Self::Busy { message, hint },
             WireKind::Refused => Self::Refused { message, hint, checks },
+            WireKind::Failed => Self::Failed { message, hint, code: exit_code },
             WireKind::Unavailable => Self::Unavailable { message, hint },
         }
     }
@@ -122,6 +134,7 @@ mod tests {
             ControlError::Usage { message: "no such app".into(), hint: hint() },
             ControlError::Busy { message: "held".into(), hint: None },
             ControlError::Refused { message: "it is healthy".into(), hint: hint(), checks: Vec::new() },
+            ControlError::Failed { message: "the dump broke off".into(), hint: None, code: 5 },
             ControlError::Unavailable { message: "Docker is away".into(), hint: hint() },
             ControlError::Registry(RegistryError::Damaged { what: "status", why: "x".into() }),
         ] {

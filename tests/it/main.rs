@@ -12,6 +12,7 @@
 
 mod support;
 
+mod backups;
 mod bot;
 mod candidates;
 mod demo;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::{Site, docker, http, poll};
 
 /// Deploys `versions`, one after the other; the first is deployment 1.
-fn live(site: Site, versions: &[&str]) -> Site {
+pub fn live(site: Site, versions: &[&str]) -> Site {
     for version in versions {
         site.version(version);
         site.push(version);
@@ -17,7 +17,7 @@ fn live(site: Site, versions: &[&str]) -> Site {
     site
 }
 
-fn is_live(site: &Site, id: i64) {
+pub fn is_live(site: &Site, id: i64) {
     let ids: Vec<Value> = site.history().iter().filter(|d| d["live"] == true).map(|d| d["id"].clone()).collect();
     assert_eq!(ids, [json!(id)]);
 }
@@ -252,7 +252,7 @@ fn docker_what_is_live_and_down_is_started_again() {
 }
 
 /// Runs SQL on a SQLite database and returns the rows' first columns.
-fn sql(database: &Path, statement: &str) -> String {
+pub fn sql(database: &Path, statement: &str) -> String {
     let script = "import sqlite3,sys\nc=sqlite3.connect(sys.argv[1])\n\
                   print(' '.join(str(r[0]) for r in c.execute(sys.argv[2])))\nc.commit()";
     let ran = std::process::Command::new("python3").args(["-c", script]).arg(database).arg(statement).output().unwrap();
@@ -261,7 +261,7 @@ fn sql(database: &Path, statement: &str) -> String {
 }
 
 /// A site with a database: deployment 1 left the guest `ada`, deployment 2 `bob`.
-fn with_guests(site: Site) -> (Site, std::path::PathBuf) {
+pub fn with_guests(site: Site) -> (Site, std::path::PathBuf) {
     let database = site.path().join("app.db");
     sql(&database, "create table guests(name)");
     let site = site.with(&format!("[[backup]]\nkind = \"sqlite\"\npath = \"{}\"\n", database.display()));
@@ -272,7 +272,7 @@ fn with_guests(site: Site) -> (Site, std::path::PathBuf) {
     (site, database)
 }
 
-const GUESTS: &str = "select name from guests order by name";
+pub const GUESTS: &str = "select name from guests order by name";
 
 #[test]
 fn data_goes_back_with_the_version_and_forward_again() {

@@ -228,6 +228,7 @@ fn environment(command: &str) -> Environment {
         approval: None,
         pull: Pull { timeout: second, retries: 0 },
         backups: Vec::new(),
+        rehearse_backups: None,
         backup_retention: Retention { keep: 1, keep_days: 1 },
         tests: Vec::new(),
         build: Build {

@@ -10,7 +10,7 @@ use super::{
     context::Context,
     error::{CliError, Result, exit},
     status::stray_fix,
-    style::{Paint, Tone},
+    style::{Clock, Paint, Tone},
 };
 use crate::{
     config::{Config, MissingSecrets},
@@ -20,6 +20,7 @@ use crate::{
     registry::Registry,
 };
 
+mod backups;
 mod engine;
 mod host;
 
@@ -67,7 +68,7 @@ pub async fn run(context: &Context, args: &FormatArgs) -> Result<u8> {
             Box::pin(engine::check(&config, options.docker_host.as_deref()))
         );
         findings.extend(host.into_iter().chain(engine));
-        findings.extend(store(config, &options).await);
+        findings.extend(store(config, &options, &context.clock).await);
     } else {
         findings.push(host::git_program().await);
     }
@@ -80,7 +81,7 @@ pub async fn run(context: &Context, args: &FormatArgs) -> Result<u8> {
 }
 
 /// The store, where there is one; what it knows of that the configuration does not, and what runs that it does not explain.
-async fn store(config: std::sync::Arc<Config>, options: &Options) -> Vec<Finding> {
+async fn store(config: std::sync::Arc<Config>, options: &Options, clock: &Clock) -> Vec<Finding> {
     let path = config.server.registry();
     let check = "registry";
     let mut findings = Vec::new();
@@ -91,7 +92,8 @@ async fn store(config: std::sync::Arc<Config>, options: &Options) -> Vec<Finding
             findings.push(Finding::ok(check, path.display().to_string()));
             findings.extend(stuck(&config, registry).await?);
         }
-        let observer = Observer::new(config, registry, options)?;
+        let observer = Observer::new(config.clone(), registry, options)?;
+        findings.extend(backups::check(&config, &Box::pin(observer.status()).await?, clock));
         findings.extend(observer.strays().await?.iter().map(|release| {
             let detail = "is live, and not in the configuration any more";
             Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))

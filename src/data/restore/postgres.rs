@@ -1,7 +1,8 @@
 //! PostgreSQL: the dump replaces what the database holds, in one transaction.
 //!
 //! `psql` in the database's own container, as the configured user, reads one stream that Refit makes up: `BEGIN`; `clear.sql`, which empties the
-//! database; the dump; a question whose answer tells that everything before it was done; and, when the gate has opened, `COMMIT`. A
+//! database; the dump, past [`Script`], which lets nothing through but SQL and data; a question whose answer tells that everything before it
+//! was done; and, when the gate has opened, `COMMIT`. A
 //! dump in the custom format is turned into SQL on the way by `pg_restore` in the same container. Nothing is written to a disk in
 //! between, and no shell is involved.
 //!
@@ -16,18 +17,26 @@
 //! until it is done, which they would have to anyway; and the locks it takes are as many as there are tables
 //! (`max_locks_per_transaction` times `max_connections`, 6,400 by default).
 
+use std::path::Path;
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::watch,
 };
-use tokio_util::sync::CancellationToken;
 
-use super::{Gate, Loaded, Work, unpack::PartReader};
+use super::{Gate, Loaded, Work};
 use crate::{
-    config::BackupSource,
-    data::{DataError, PartFormat, postgres::conninfo_quote},
-    runtime::{ContainerExec, ExecOutcome, Job},
-    secret::Secret,
+    config::Backup,
+    data::{
+        DataError, Part, PartFormat, Reach,
+        postgres::{
+            client::{Client, succeeded},
+            script::Script,
+        },
+        unpack::PartReader,
+    },
+    model::EnvironmentKey,
+    runtime::Job,
 };
 
 use listener::{Heard, Listener};
@@ -42,64 +51,71 @@ const PIPE: usize = 64 * 1024;
 /// A line of `psql`'s output that is longer is not one of those that are looked for, in bytes.
 const LONGEST_LINE: usize = 256;
 
-pub(super) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
-    let BackupSource::Postgres { container, database, user, password, .. } = &work.backup.source else {
-        return Err(DataError::dump("not a PostgreSQL database"));
-    };
-    let Some(exec) = work.containers else {
-        let why = format!("container `{container}` is out of reach: this environment's runtime has no Docker Engine");
-        return Err(DataError::dump(why));
-    };
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).map_err(|e| DataError::dump(e.to_string()))?;
-    let session = Session {
-        work,
-        exec,
-        container,
-        command: command(database, user),
-        env: password.iter().map(|password| ("PGPASSWORD", password)).collect(),
-        mark: format!("refit-loaded-{}", hex::encode(random)),
-        cancel: work.job.cancel.child_token(),
-    };
-    session.run(gate).await
+pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
+    let client = Client::open(&work.backup.source, work.key, work.reach, "refit restore").await?;
+    let loading = Loading { part: work.part, set: work.set, client: &client, clear: true, job: work.job };
+    let loaded = loading.run(Some(gate)).await;
+    client.close(work.job).await;
+    loaded
 }
 
-fn command(database: &str, user: &str) -> Vec<String> {
-    let fixed = ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
-    let mut command: Vec<String> = fixed.map(str::to_owned).to_vec();
-    command.push(format!("--username={user}"));
-    command.push(format!(
-        "--dbname=dbname={} connect_timeout=10 application_name='refit restore'",
-        conninfo_quote(database)
-    ));
-    command
+/// The first column of a query's first row.
+pub(in crate::data) async fn ask(
+    backup: &Backup,
+    key: &EnvironmentKey,
+    query: &str,
+    reach: Reach<'_>,
+    job: &Job,
+) -> Result<Option<String>, DataError> {
+    let client = Client::open(&backup.source, key, reach, "refit restore").await?;
+    let query = format!("--command={query}");
+    let command = client.command(&[PSQL.as_slice(), &["--field-separator-zero", &query]].concat());
+    let mut answer = Vec::new();
+    let outcome = client.exec().exec_into(client.container(), &command, &client.env(), &mut answer, job).await;
+    client.close(job).await;
+    succeeded("psql", &outcome?)?;
+    if answer.is_empty() {
+        return Ok(None);
+    }
+    let first = answer.split(|byte| matches!(byte, 0 | b'\n')).next().unwrap_or_default();
+    Ok(Some(String::from_utf8_lossy(first).into_owned()))
 }
 
-struct Session<'a> {
-    work: &'a Work<'a>,
-    exec: &'a dyn ContainerExec,
-    container: &'a str,
-    command: Vec<String>,
-    env: Vec<(&'a str, &'a Secret)>,
-    /// What `psql` prints when it has done everything up to there.
-    mark: String,
-    cancel: CancellationToken,
+/// Reads commands, says what they did, and ends with the first that fails.
+const PSQL: [&str; 6] =
+    ["psql", "--no-psqlrc", "--no-password", "--no-align", "--tuples-only", "--set=ON_ERROR_STOP=1"];
+
+/// A dump on its way into a database.
+pub(in crate::data) struct Loading<'a> {
+    pub part: &'a Part,
+    pub set: &'a Path,
+    pub client: &'a Client<'a>,
+    /// The database is emptied first.
+    pub clear: bool,
+    pub job: &'a Job,
 }
 
-impl Session<'_> {
-    async fn run(&self, gate: Gate) -> Result<Loaded, DataError> {
-        let job = Job { log: self.work.job.log.clone(), cancel: self.cancel.clone() };
-        let (sink, heard) = Listener::new(&self.mark);
+impl Loading<'_> {
+    /// Without a gate it is committed when it is loaded.
+    pub async fn run(&self, gate: Option<Gate>) -> Result<Loaded, DataError> {
+        let job = Job { log: self.job.log.clone(), cancel: self.job.cancel.child_token() };
+        let fence = self.fence(&job).await?;
+        let mark = format!("refit-loaded-{}", random()?);
+        let (sink, heard) = Listener::new(&mark);
         let (mut sink, mut listened) = (sink, heard.clone());
         let (writer, mut reader) = tokio::io::duplex(PIPE);
-        let psql = self.exec.exec_through(self.container, &self.command, &self.env, &mut reader, &mut sink, &job);
-        let mut psql = Box::pin(psql);
-        let mut feeding = Box::pin(self.feed(writer, &mut listened, gate, &job));
+        let (command, env) = (self.client.command(&PSQL), self.client.env());
+        let (exec, container) = (self.client.exec(), self.client.container());
+        let mut psql = Box::pin(exec.exec_through(container, &command, &env, &mut reader, &mut sink, &job));
+        let mut feeding = Box::pin(async {
+            let mut feed = Feed { loading: self, writer, script: Script::new(fence.is_none()), job: &job };
+            feed.run(fence.as_deref(), &mark, &mut listened, gate).await
+        });
         let ended = tokio::select! {
             ended = &mut psql => ended,
             fed = &mut feeding => {
                 if fed.is_err() {
-                    self.cancel.cancel();
+                    job.cancel.cancel();
                 }
                 let ended = psql.await;
                 fed?;
@@ -114,77 +130,122 @@ impl Session<'_> {
         }
     }
 
-    /// Writes what `psql` reads. The writer is dropped at the end, which ends `psql`.
-    async fn feed(
-        &self,
-        mut writer: DuplexStream,
+    /// The key of a `\restrict`, where this `psql` knows that.
+    async fn fence(&self, job: &Job) -> Result<Option<String>, DataError> {
+        let mut said = Vec::new();
+        let version = ["psql".to_owned(), "--version".to_owned()];
+        let asked = self.client.exec().exec_into(self.client.container(), &version, &[], &mut said, job).await?;
+        succeeded("psql", &asked)?;
+        if knows_restrict(&String::from_utf8_lossy(&said)) { random().map(Some) } else { Ok(None) }
+    }
+}
+
+/// Of what `psql --version` says. The minor releases of August 2025 brought it.
+fn knows_restrict(said: &str) -> bool {
+    let version = said.split_ascii_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let mut numbers = version.unwrap_or_default().split('.').map(|n| n.parse::<u32>().unwrap_or_default());
+    let (major, minor) = (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default());
+    let since = match major {
+        0..=12 => return false,
+        13 => 22,
+        14 => 19,
+        15 => 14,
+        16 => 10,
+        17 => 6,
+        _ => return true,
+    };
+    minor >= since
+}
+
+fn random() -> Result<String, DataError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).map_err(|e| DataError::dump(e.to_string()))?;
+    Ok(hex::encode(random))
+}
+
+/// What `psql` reads, as it is made up. The writer is dropped at the end, which ends `psql`.
+struct Feed<'a> {
+    loading: &'a Loading<'a>,
+    writer: DuplexStream,
+    script: Script,
+    job: &'a Job,
+}
+
+impl Feed<'_> {
+    async fn run(
+        &mut self,
+        fence: Option<&str>,
+        mark: &str,
         heard: &mut watch::Receiver<Heard>,
-        gate: Gate,
-        job: &Job,
+        gate: Option<Gate>,
     ) -> Result<(), DataError> {
-        let lost = |_| DataError::dump("`psql` takes no more input");
-        writer.write_all(b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n").await.map_err(lost)?;
-        writer.write_all(CLEAR.as_bytes()).await.map_err(lost)?;
-        let reader = PartReader::open(self.work.set, self.work.part)?;
-        match self.work.part.format {
-            PartFormat::Plain => self.pass_on(reader, &mut writer).await?.finish().await?,
-            PartFormat::Custom => self.convert(reader, &mut writer, job).await?,
+        if let Some(key) = fence {
+            self.say(&format!("\\restrict {key}\n")).await?;
+        }
+        self.say("BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;\n").await?;
+        if self.loading.clear {
+            self.say(CLEAR).await?;
+        }
+        let reader = PartReader::open(self.loading.set, self.loading.part)?;
+        match self.loading.part.format {
+            PartFormat::Plain => self.pass_on(reader).await?.finish().await?,
+            PartFormat::Custom => self.convert(reader).await?,
             PartFormat::Database => return Err(DataError::dump("it is no dump of a PostgreSQL database")),
         }
+        let script = std::mem::replace(&mut self.script, Script::new(false));
+        script.finish().map_err(|refused| DataError::dump(refused.to_string()))?;
         // Deferred constraints are checked now, while there is a way back for all parts.
         let end = format!(
-            "\nSET CONSTRAINTS ALL IMMEDIATE;\nSELECT '{}', count(*) FROM pg_catalog.pg_class c \
+            "\nSET CONSTRAINTS ALL IMMEDIATE;\nSELECT '{mark}', count(*) FROM pg_catalog.pg_class c \
              JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-             WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema';\n",
-            self.mark
+             WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema';\n"
         );
-        writer.write_all(end.as_bytes()).await.map_err(lost)?;
+        self.say(&end).await?;
         heard.wait_for(|heard| heard.tables.is_some()).await.map_err(|_| DataError::Cancelled)?;
-        gate.pass().await?;
-        writer.write_all(b"COMMIT;\n").await.map_err(lost)
+        if let Some(gate) = gate {
+            gate.pass().await?;
+        }
+        self.say("COMMIT;\n").await
     }
 
-    async fn pass_on<R: tokio::io::AsyncRead + Unpin>(
-        &self,
-        mut from: R,
-        to: &mut DuplexStream,
-    ) -> Result<R, DataError> {
-        let mut chunk = vec![0; PIPE];
+    async fn say(&mut self, text: &str) -> Result<(), DataError> {
+        self.write(text.as_bytes()).await
+    }
+
+    async fn write(&mut self, bytes: &[u8]) -> Result<(), DataError> {
+        self.writer.write_all(bytes).await.map_err(|_| DataError::dump("`psql` takes no more input"))
+    }
+
+    /// Of the dump, what `psql` may read.
+    async fn pass_on<R: tokio::io::AsyncRead + Unpin>(&mut self, mut from: R) -> Result<R, DataError> {
+        let (mut chunk, mut passed) = (vec![0; PIPE], Vec::with_capacity(PIPE));
         loop {
             let n = from.read(&mut chunk).await.map_err(|e| DataError::dump(e.to_string()))?;
             if n == 0 {
                 return Ok(from);
             }
-            to.write_all(&chunk[..n]).await.map_err(|_| DataError::dump("`psql` takes no more input"))?;
+            passed.clear();
+            let taken = self.script.take(&chunk[..n], &mut passed);
+            taken.map_err(|refused| DataError::dump(refused.to_string()))?;
+            self.write(&passed).await?;
         }
     }
 
     /// Through `pg_restore`, which connects to nothing: it reads the archive and prints SQL.
-    async fn convert(&self, mut reader: PartReader, to: &mut DuplexStream, job: &Job) -> Result<(), DataError> {
+    async fn convert(&mut self, mut reader: PartReader) -> Result<(), DataError> {
         let command = ["pg_restore".to_owned(), "--file=-".to_owned()];
         let (mut sql_in, sql_out) = tokio::io::duplex(PIPE);
+        let (client, job) = (self.loading.client, self.job);
+        let (exec, container) = (client.exec(), client.container());
         let converting = async {
-            let ended = self.exec.exec_through(self.container, &command, &[], &mut reader, &mut sql_in, job).await;
+            let ended = exec.exec_through(container, &command, &[], &mut reader, &mut sql_in, job).await;
             drop(sql_in);
             succeeded("pg_restore", &ended?)
         };
-        let (converted, passed) = tokio::join!(converting, self.pass_on(sql_out, to));
-        converted?;
+        let (converted, passed) = tokio::join!(converting, self.pass_on(sql_out));
+        // What was refused is the cause of `pg_restore`'s complaint that nobody reads on.
         passed?;
+        converted?;
         reader.finish().await
     }
-}
-
-fn succeeded(program: &str, outcome: &ExecOutcome) -> Result<(), DataError> {
-    if outcome.code == 0 {
-        return Ok(());
-    }
-    let said = outcome.output.iter().rev().take(3).rev().cloned().collect::<Vec<_>>().join("\n");
-    let said = if said.is_empty() { "it said nothing".to_owned() } else { said };
-    let hint = if said.contains("lock timeout") {
-        "; another connection holds a lock and could not be ended: close it (`pg_stat_activity` lists them)"
-    } else {
-        ""
-    };
-    Err(DataError::dump(format!("`{program}` ended with exit code {}: {said}{hint}", outcome.code)))
 }

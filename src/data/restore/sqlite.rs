@@ -25,11 +25,12 @@ use std::{
 use jiff::Timestamp;
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use super::{Gate, Loaded, Work, unpack::PartReader};
+use super::{Gate, Loaded, Work};
 use crate::data::{
     DataError, PartFormat,
     part::Doomed,
     sqlite::{code, integrity, primary_code},
+    unpack::PartReader,
 };
 
 /// How long to wait for whoever has the database open to let go.
@@ -41,7 +42,7 @@ const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 /// A database's mode where there is no old one to take it from.
 const MODE: u32 = 0o600;
 
-pub(super) async fn restore(work: &Work<'_>, path: &Path, gate: Gate) -> Result<Loaded, DataError> {
+pub(in crate::data) async fn restore(work: &Work<'_>, path: &Path, gate: Gate) -> Result<Loaded, DataError> {
     if work.part.format != PartFormat::Database {
         return Err(DataError::dump("it is no SQLite database"));
     }
@@ -76,7 +77,7 @@ pub(super) async fn restore(work: &Work<'_>, path: &Path, gate: Gate) -> Result<
 }
 
 /// Removes what an earlier restore of this database left. What was removed.
-pub(super) fn discard_leftovers(path: &Path) -> Result<Vec<PathBuf>, DataError> {
+pub(in crate::data) fn discard_leftovers(path: &Path) -> Result<Vec<PathBuf>, DataError> {
     let new = new_path(&resolve(path)?);
     let mut removed = Vec::new();
     for file in BESIDE.iter().map(|ending| with_ending(&new, ending)).chain([new.clone()]) {
@@ -118,7 +119,7 @@ async fn unpack(work: &Work<'_>, path: &Path) -> Result<Doomed, DataError> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::InvalidData => DataError::dump(error.to_string()),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            let needed = super::part::size(work.part.raw_bytes);
+            let needed = crate::data::part::size(work.part.raw_bytes);
             DataError::dump(format!("no space left beside it for the unpacked {needed}: free some"))
         }
         _ => DataError::io("writing", &new.path)(error),

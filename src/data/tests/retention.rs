@@ -15,6 +15,8 @@ fn make(dir: &Path, name: &str, parts: &[&str], missing: &[&str]) {
             sha256: String::new(),
             bytes: 10,
             raw_bytes: 10,
+            compression: None,
+            tables: Vec::new(),
             tool: String::new(),
             server: None,
             restore: String::new(),
@@ -28,8 +30,15 @@ fn make(dir: &Path, name: &str, parts: &[&str], missing: &[&str]) {
         ..BackupReport::default()
     };
     let environment = environment(Vec::new());
-    let request =
-        SetRequest { environment: &environment, deployment: None, commit: None, reason: "test", backups_dir: dir };
+    let context = SetContext::default();
+    let request = SetRequest {
+        environment: &environment,
+        deployment: None,
+        commit: None,
+        reason: "test",
+        backups_dir: dir,
+        context: &context,
+    };
     Manifest::new(&request, Timestamp::now(), &report).write(&set).unwrap();
 }
 

@@ -356,6 +356,7 @@ proptest! {
             reason: words[1].clone(),
             forced: true,
             restore: Some(words[2].clone()),
+            parts: Vec::new(),
             checks: serde_json::Value::Null,
         });
         view.undone = undone;

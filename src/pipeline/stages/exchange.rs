@@ -1,7 +1,11 @@
-//! Data that goes with a rollback: put back between the stop of one version and the start of the other, and forward again by undo.
+//! Data that goes back, with a rollback or by itself: put back between the stop of one version and the start of the other (or of the same one),
+//! and forward again by undo.
 //!
 //! Before the first byte is touched a mark is written beside the state that was kept (`pipeline::state`). Undo exchanges data only where it
-//! finds the mark: a rollback that ended before that has left the data alone, and what was written since the backup stays.
+//! finds the mark: one that ended before that has left the data alone, and what was written since the backup stays.
+//!
+//! Data that was put back under the version that was live has to answer the `check` of its `[[backup]]`, where there is one, before anything
+//! starts on it.
 
 use std::{io, path::PathBuf};
 
@@ -11,6 +15,7 @@ use super::{StageFailure, Step};
 use crate::{
     data::{self, RestoreRequest},
     files,
+    model::Name,
     pipeline::state,
 };
 
@@ -19,8 +24,14 @@ use crate::{
 pub struct Exchange {
     /// The data as the old version left it.
     pub back: String,
-    /// The data as it was when the rollback began.
-    pub forward: String,
+    /// The data as it was when the rollback began; `None` where it could not be backed up, and the one who asked knew that.
+    pub forward: Option<String>,
+    /// Only these parts; all where empty.
+    #[serde(default)]
+    pub parts: Vec<Name>,
+    /// What was put back has to answer today's `check`: where the version stays the same.
+    #[serde(default)]
+    pub check: bool,
 }
 
 /// Puts the old data back. Nothing that uses it may run.
@@ -30,14 +41,18 @@ pub async fn back(step: &Step, exchange: &Exchange) -> Result<(), StageFailure> 
     if let Some(dir) = mark.parent() {
         files::make_private_dir(dir).map_err(failed)?;
     }
-    files::write_atomically(&mark, exchange.forward.as_bytes(), 0o600).map_err(failed)?;
-    let restored = put(step, &exchange.back).await;
+    files::write_atomically(&mark, exchange.back.as_bytes(), 0o600).map_err(failed)?;
+    let restored = put(step, &exchange.back, &exchange.parts).await;
     if let Err(error) = &restored
         && error.left_data_alone()
     {
         unmark(&mark)?;
     }
-    Ok(restored?)
+    restored?;
+    if exchange.check {
+        data::check_data(&step.environment, &exchange.parts, step.world.runtimes.reach(), &step.job).await?;
+    }
+    Ok(())
 }
 
 /// Whether the old data may have been put back, so that undo has to exchange it again.
@@ -47,14 +62,17 @@ pub fn began(step: &Step) -> bool {
 
 /// Puts the data forward again, as it was when the rollback began. Nothing that uses it may run.
 pub async fn forward(step: &Step, exchange: &Exchange) -> Result<(), StageFailure> {
-    put(step, &exchange.forward).await?;
+    match &exchange.forward {
+        Some(set) => put(step, set, &exchange.parts).await?,
+        None => step.job.log.line("the data as it was before could not be backed up: what was put back stays"),
+    }
     unmark(&mark(step))
 }
 
-async fn put(step: &Step, set: &str) -> Result<(), data::DataError> {
+async fn put(step: &Step, set: &str, parts: &[Name]) -> Result<(), data::DataError> {
     let dir = step.world.config.server.backups_dir.join(set);
-    let request = RestoreRequest { environment: &step.environment, set: &dir };
-    let report = data::restore_set(request, Some(step.world.runtimes.containers.as_ref()), &step.job).await?;
+    let request = RestoreRequest { environment: &step.environment, set: &dir, parts };
+    let report = data::restore_set(request, step.world.runtimes.reach(), &step.job).await?;
     for part in &report.restored {
         step.job.log.line(format!("put back {} from {set}", part.place));
     }

@@ -15,7 +15,7 @@ use crate::{
     config::Environment,
     data::DataError,
     git::GitError,
-    model::{CommitId, DeploymentId, Stage},
+    model::{CommitId, DeploymentId, Name, Stage},
     pipeline::{World, journal::FailureKind},
     registry::{Facts, Release},
     runtime::{Artefact, Instance, Job, Runtime, RuntimeError},
@@ -112,8 +112,14 @@ pub struct Progress {
     pub previous: Option<Release>,
     /// The release that a rollback goes to.
     pub target: Option<Release>,
-    /// The backup set that a rollback puts back.
+    /// The backup set that a rollback puts back, or a restore.
     pub restore: Option<String>,
+    /// Only these parts of it; all where empty.
+    pub parts: Vec<Name>,
+    /// Only data goes back: the release that is live stays, and is stopped meanwhile.
+    pub only_data: bool,
+    /// The person who asked knows that the data as it is now may not be there to be backed up.
+    pub without_backup: bool,
     /// The backup set that was taken before that.
     pub fresh: Option<String>,
     pub commit: Option<CommitId>,
@@ -144,6 +150,9 @@ pub struct Done {
 /// Whether the configuration has anything for the stage to do; else the reason why not.
 pub fn skip_reason(stage: Stage, environment: &Environment, progress: &Progress) -> Option<&'static str> {
     match stage {
+        Stage::Pull | Stage::Test | Stage::Build | Stage::Migrate | Stage::Tag if progress.only_data => {
+            Some("a restore changes only data")
+        }
         Stage::Pull | Stage::Test | Stage::Build | Stage::Migrate if progress.target.is_some() => {
             Some("a rollback builds nothing")
         }

@@ -91,10 +91,13 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
 
 /// Both sets have to be known before anything is stopped.
 fn exchange(progress: &Progress) -> Result<Option<Exchange>, StageFailure> {
+    let parts = progress.parts.clone();
     match (progress.restore.clone(), progress.fresh.clone()) {
         (None, _) => Ok(None),
-        (Some(back), Some(forward)) => Ok(Some(Exchange { back, forward })),
-        (Some(_), None) => Err(StageFailure::failed("the data as it is now was not backed up")),
+        (Some(back), forward) if forward.is_some() || progress.without_backup => {
+            Ok(Some(Exchange { back, forward, parts, check: progress.only_data }))
+        }
+        (Some(_), _) => Err(StageFailure::failed("the data as it is now was not backed up")),
     }
 }
 

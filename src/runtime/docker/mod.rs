@@ -14,6 +14,7 @@
 //! | `spec`, `instances` | what a container is made of; its life |
 //! | `once` | one-off containers: tests, migrations |
 //! | `exec` | commands in containers that Refit did not make |
+//! | `scratch` | throw-away containers: a server that a dump is tried in |
 //! | `sight` | everything of an environment, to find what nobody recorded |
 //! | `base` | an image from this host's files; an app cleared away whole |
 //!
@@ -52,6 +53,7 @@ mod leftovers;
 mod lines;
 mod once;
 mod progress;
+mod scratch;
 mod sight;
 mod spec;
 #[cfg(test)]

@@ -131,7 +131,7 @@ fn host(environment: &Environment, with_volumes: bool, networks: &[String]) -> R
 }
 
 /// With the engine's socket a container owns the host, so it is never mounted, nor a directory that holds it.
-fn refuse_docker_socket(volume: &str) -> Result<()> {
+pub(super) fn refuse_docker_socket(volume: &str) -> Result<()> {
     let source = volume.split(':').next().unwrap_or_default();
     if !source.starts_with('/') {
         return Ok(());

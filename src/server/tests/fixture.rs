@@ -32,8 +32,8 @@ use crate::{
         RuntimeKind, Server, Smoke, Start, Strategy,
     },
     control::{
-        ApprovalRequest, ControlError, DeployRequest, EnvironmentStatus, Health, RerunRequest, ResolveRequest, Result,
-        RollbackRequest, Update,
+        ApprovalRequest, BackupRequest, BackupUpdate, ControlError, DeployRequest, EnvironmentStatus, Health,
+        RerunRequest, ResolveRequest, Result, RollbackRequest, Update,
     },
     model::{DeploymentId, EnvironmentKey, Name, Trigger, TriggerKind},
     redact::Redactor,
@@ -115,6 +115,7 @@ fn environment_of(app: &str, environment: &str, branch: &str) -> Environment {
         pull: Pull { timeout: minute, retries: 0 },
         backups: Vec::new(),
         backup_retention: Retention { keep: 1, keep_days: 1 },
+        rehearse_backups: None,
         tests: Vec::new(),
         build: Build {
             context: ".".to_owned(),
@@ -194,6 +195,15 @@ impl Verbs for Recorder {
     async fn rollback(&self, request: RollbackRequest) -> Result<DeploymentId> {
         self.asked.lock().unwrap().push(format!("rollback to {:?} because {}", request.target, request.reason));
         Ok(DeploymentId(43))
+    }
+
+    fn backup(&self, request: BackupRequest) -> BoxStream<'static, Result<BackupUpdate>> {
+        self.asked.lock().unwrap().push(format!("backup {:?} {:?}", request.environment, request.verb));
+        let updates = [
+            Ok(BackupUpdate::Said { text: "removing it".to_owned() }),
+            Err(ControlError::Failed { message: "it stays".to_owned(), hint: None, code: 1 }),
+        ];
+        stream::iter(updates).boxed()
     }
 
     async fn decide(&self, id: DeploymentId, request: ApprovalRequest) -> Result<()> {

@@ -284,6 +284,7 @@ fn environment(app: &str) -> Environment {
         pull: Pull { timeout: SECOND, retries: 0 },
         backups: Vec::new(),
         backup_retention: Retention { keep: 1, keep_days: 1 },
+        rehearse_backups: None,
         tests: Vec::new(),
         build: Build {
             context: ".".to_owned(),

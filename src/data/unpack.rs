@@ -14,8 +14,17 @@ use tokio::{
     io::{AsyncRead, BufReader, ReadBuf},
 };
 
-use super::manifest::open_plain;
-use crate::data::{DataError, Part};
+use super::{DataError, Part, manifest::open_plain};
+use crate::config::Compression;
+
+/// A set of version 1 records it by the name of the file alone.
+fn compression_of(path: &Path) -> Compression {
+    match path.extension().and_then(|e| e.to_str()) {
+        Some("gz") => Compression::Gzip,
+        Some("zst") => Compression::Zstd,
+        _ => Compression::None,
+    }
+}
 
 /// The raw bytes of a part. Gives never more than the manifest recorded: what would unpack to more is an error.
 #[derive(Debug)]
@@ -33,11 +42,10 @@ impl PartReader {
         let path = set.join(&part.file);
         let file = open_plain(&path).map_err(DataError::io("reading", &path))?;
         let hashed = BufReader::with_capacity(64 * 1024, Hashed { file: File::from_std(file), hash: Sha256::new() });
-        // A set records no compression but the name of its file.
-        let decoder = match path.extension().and_then(|e| e.to_str()) {
-            Some("gz") => Decoder::Gzip(GzipDecoder::new(hashed)),
-            Some("zst") => Decoder::Zstd(Box::new(ZstdDecoder::new(hashed))),
-            _ => Decoder::None(hashed),
+        let decoder = match part.compression.unwrap_or_else(|| compression_of(&path)) {
+            Compression::Gzip => Decoder::Gzip(GzipDecoder::new(hashed)),
+            Compression::Zstd => Decoder::Zstd(Box::new(ZstdDecoder::new(hashed))),
+            Compression::None => Decoder::None(hashed),
         };
         let (file, sha256) = (part.file.clone(), part.sha256.clone());
         Ok(Self { decoder, file, sha256, recorded: part.raw_bytes, given: 0 })

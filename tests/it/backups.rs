@@ -1,0 +1,294 @@
+//! `refit backup`: by hand, with real databases, killed in the middle.
+
+use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+
+use serde_json::{Value, json};
+
+use crate::{
+    rollback::{GUESTS, is_live, live, sql, with_guests},
+    support::Site,
+};
+
+fn backups(site: &Site, args: &[&str]) -> Vec<Value> {
+    let all = site.refit(&[&["backup", "list", "--format", "json"], args].concat()).expect(0).json();
+    all.as_array().expect("an array").clone()
+}
+
+fn names(sets: &[Value]) -> Vec<String> {
+    sets.iter().map(|set| set["name"].as_str().expect("a name").to_owned()).collect()
+}
+
+fn create(site: &Site) -> Value {
+    site.refit(&["backup", "create", "--reason", "to try it", "--format", "json"]).expect(0).json()
+}
+
+#[test]
+fn a_set_is_taken_listed_and_shown_and_says_who_and_why() {
+    let (site, _) = with_guests(Site::process());
+    let site = site.env("USER", "ada");
+    let created = create(&site);
+    let set = created["set"].as_str().unwrap().to_owned();
+    let all = backups(&site, &[]);
+    assert_eq!(all.len(), 3, "two deployments and this one: {all:#?}");
+    let newest = &all[0];
+    assert!(set.ends_with(newest["name"].as_str().unwrap()));
+    assert_eq!((&newest["state"], &newest["parts"]), (&json!("complete"), &json!(["app"])));
+    assert_eq!((&newest["reason"], &newest["deployment"]), (&json!("to try it"), &Value::Null));
+    assert_eq!(newest["commit"], site.show(2)["commit"], "what is live");
+    let commit = site.show(2)["commit"].as_str().unwrap()[..8].to_owned();
+    assert_eq!(backups(&site, &["--commit", &commit]).len(), 2);
+    assert_eq!(backups(&site, &["--older-than", "1h"]).len(), 0);
+    assert_eq!(backups(&site, &["--newer-than", "1h", "--env", "production"]).len(), 3);
+    let table = site.refit(&["backup", "list"]).expect(0).stdout;
+    assert!(table.contains("KEPT FOR") && table.contains("newest good copy of `app`"), "{table}");
+    assert!(table.contains("going back to deployment 1"), "the set of deployment 2: {table}");
+
+    let shown = site.refit(&["backup", "show", &set, "--format", "json"]).expect(0).json();
+    assert_eq!((&shown["manifest"]["by"], &shown["manifest"]["release"]["deployment"]), (&json!("ada"), &json!(2)));
+    let page = site.refit(&["backup", "show", "latest"]).expect(0).stdout;
+    assert!(page.contains("to try it") && page.contains("by hand, without refit"), "{page}");
+    let place = site.path().join("backups").join(&set);
+    for (path, mode) in [(place.clone(), 0o700), (place.join("manifest.json"), 0o600)] {
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_part_that_fails_is_exit_code_1_and_the_rest_is_there() {
+    let (site, database) = with_guests(Site::process());
+    let site = site.with("[[backup]]\nname = \"other\"\nkind = \"sqlite\"\npath = \"/nowhere/other.db\"\n");
+    let part = site.refit(&["backup", "create"]).expect(1);
+    assert!(part.stdout.contains("not all of it") && part.stdout.contains("other"), "{}", part.stdout);
+    assert_eq!(backups(&site, &[])[0]["missing"], json!(["other"]));
+    fs::rename(&database, database.with_extension("away")).unwrap();
+    let none = site.refit(&["backup", "create", "--format", "json"]).expect(1).json();
+    assert_eq!(none["set"], Value::Null);
+    let empty = Site::process();
+    let why = empty.refit(&["backup", "create"]).expect(64).stderr;
+    assert!(why.contains("has no [[backup]]"), "{why}");
+}
+
+#[test]
+fn names_that_are_no_sets_lead_nowhere() {
+    let (site, _) = with_guests(Site::process());
+    let outside = site.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    fs::write(outside.join("manifest.json"), "{}").unwrap();
+    let before = names(&backups(&site, &[]));
+    let whole = format!("{}/production/{}", site.app, before[0]);
+    for hostile in [
+        "../../../outside",
+        "..",
+        ".",
+        "",
+        "/etc/passwd",
+        "2026-11-21_10-15-30/../../../../outside",
+        "$(touch owned)",
+        "-rf",
+        "manifest.json",
+        "2026-11-21_10-15-30\n",
+        "\u{1b}[31mred",
+        &format!("../production/{}", before[0]),
+        &format!("{}/dev/{}", site.app, before[0]),
+        &format!("{whole}/"),
+        &format!("{whole}/manifest.json"),
+    ] {
+        for verb in [&["show"][..], &["restore", "--yes"], &["delete", "--yes"]] {
+            let ran = site.refit(&[&["backup"], verb, &["--", hostile]].concat());
+            assert_eq!(ran.code, 64, "{verb:?} {hostile:?}: {}", ran.stderr);
+            assert!(!ran.stderr.contains('\u{1b}'), "{verb:?} {hostile:?}: {}", ran.stderr);
+        }
+    }
+    assert!(outside.join("manifest.json").exists() && !site.path().join("owned").exists());
+    assert_eq!(names(&backups(&site, &[])), before);
+    site.refit(&["backup", "show", &whole]).expect(0);
+    assert_eq!(site.history().len(), 2, "nothing was queued");
+}
+
+#[test]
+fn what_is_needed_is_never_deleted_or_pruned() {
+    let (site, database) = with_guests(Site::process());
+    let all = names(&backups(&site, &[]));
+    // Deployment 2's set is where `rollback --restore-data` to 1 goes, and the newest good copy of the database.
+    let refused = site.refit(&["backup", "delete", &all[0], "--yes"]).expect(1).stderr;
+    assert!(refused.contains("going back to deployment 1"), "{refused}");
+    let unasked = site.refit(&["backup", "delete", &all[1]]).expect(64).stderr;
+    assert!(unasked.contains("was not confirmed"), "{unasked}");
+    // All or none.
+    let refused = site.refit(&["backup", "delete", &all[1], &all[0], "--yes"]).expect(1).stderr;
+    assert!(refused.contains("nothing was removed"), "{refused}");
+    assert_eq!(names(&backups(&site, &[])), all);
+    let gone = site.refit(&["backup", "delete", &all[1], "--yes", "--format", "json"]).expect(0).json();
+    assert_eq!(gone["removed"], json!([all[1]]));
+
+    // The last good copy stays though later sets lack the part.
+    let last = create(&site)["set"].as_str().unwrap().to_owned();
+    let path = site.path().join("other.db");
+    sql(&path, "create table t(x)");
+    let other = format!(
+        "[[backup]]\nname = \"other\"\nkind = \"sqlite\"\npath = \"{}\"\nkeep = 1\nkeep_days = 0\n",
+        path.display()
+    );
+    let site = site.with(&other);
+    let own = format!("path = \"{}\"", database.display());
+    site.edit_config(&own, &format!("{own}\nkeep = 1\nkeep_days = 0"));
+    fs::rename(&database, database.with_extension("away")).unwrap();
+    for _ in 0..3 {
+        site.refit(&["backup", "create"]).expect(1);
+    }
+    let refused = site.refit(&["backup", "delete", &last, "--yes"]).expect(1).stderr;
+    assert!(refused.contains("newest good copy of `app`"), "{refused}");
+    let before = names(&backups(&site, &[]));
+    let dry = site.refit(&["backup", "prune", "--dry-run", "--format", "json"]).expect(0).json();
+    assert_eq!(names(&backups(&site, &[])), before, "nothing went");
+    let removed = site.refit(&["backup", "prune", "--format", "json"]).expect(0).json();
+    assert_eq!(dry, removed);
+    let left = names(&backups(&site, &[]));
+    assert_eq!(left.len(), 3, "the newest, the last good copy, and what deployment 1 needs: {left:?}");
+    assert!(left.contains(&all[0]) && last.ends_with(&left[1]), "{left:?}");
+    assert_eq!(
+        site.refit(&["backup", "prune"]).expect(0).stdout.trim(),
+        format!("nothing to remove in {}/production", site.app)
+    );
+}
+
+#[test]
+fn data_goes_back_under_the_live_version_and_is_told_as_a_restore() {
+    let (site, database) = with_guests(Site::process());
+    let set = create(&site)["set"].as_str().unwrap().to_owned();
+    sql(&database, "insert into guests values ('eve')");
+    let unasked = site.refit(&["backup", "restore", "latest"]).expect(64).stderr;
+    assert!(unasked.contains("was not confirmed") && unasked.contains("--yes"), "{unasked}");
+    assert_eq!(sql(&database, GUESTS), "ada bob eve");
+    let ran = site.refit(&["backup", "restore", &set, "--yes", "--reason", "eve was a mistake"]).expect(0);
+    assert!(ran.stdout.contains("was restored from") && ran.stdout.contains("Eve was") == false, "{}", ran.stdout);
+    assert_eq!(sql(&database, GUESTS), "ada bob");
+    site.expect_page("two");
+    is_live(&site, 2);
+    let view = site.newest();
+    assert_eq!((&view["status"], &view["trigger"]["kind"]), (&json!("succeeded"), &json!("restore")));
+    assert_eq!((&view["rollback"]["kind"], &view["rollback"]["restore"]), (&json!("restore"), &json!(set)));
+    for stage in ["pull", "test", "build", "tag", "migrate"] {
+        let found = view["stages"].as_array().unwrap().iter().find(|s| s["name"] == stage).unwrap();
+        assert_eq!(found["status"], "skipped", "{stage}");
+    }
+    let id = view["id"].to_string();
+    for (told, words) in [
+        (site.refit(&["show", &id]).expect(0).stdout, "was restored from"),
+        (site.refit(&["report", &id]).expect(0).stdout, "restore the data of"),
+        (site.refit(&["history", "--rollbacks"]).expect(0).stdout, "restore"),
+        (site.refit(&["history"]).expect(0).stdout, "restore"),
+    ] {
+        assert!(told.contains(words) && !told.contains("rolled back"), "{words}: {told}");
+    }
+    // And what was there before can come back just as well.
+    let before = view["backup"].as_str().unwrap().to_owned();
+    site.refit(&["backup", "restore", &before, "--yes"]).expect(0);
+    assert_eq!(sql(&database, GUESTS), "ada bob eve");
+    // It is no rollback: there is nothing to undo, and a push goes on as ever.
+    let none = site.refit(&["rollback", "--undo", "--reason", "why"]).expect(64).stderr;
+    assert!(none.contains("no rollback that could be undone"), "{none}");
+    let site = live(site, &["three"]);
+    // The daemon does it just as well.
+    let mut site = site;
+    site.serve();
+    sql(&database, "delete from guests");
+    site.refit(&["backup", "restore", &set, "--yes"]).expect(0);
+    assert_eq!(sql(&database, GUESTS), "ada bob");
+    site.expect_page("three");
+    create(&site);
+}
+
+#[test]
+fn a_restore_that_fails_or_is_killed_leaves_the_data_whole_and_the_app_live() {
+    let (mut site, database) = with_guests(Site::process());
+    let set = create(&site)["set"].as_str().unwrap().to_owned();
+    sql(&database, "insert into guests values ('eve')");
+    let back = ["backup", "restore", &set, "--yes"];
+    for (point, touched) in [
+        ("begun", false),
+        ("step:backup:intent", false),
+        ("step:backup:effect", false),
+        ("step:backup:record", false),
+        ("step:start:intent", false),
+        ("step:start:effect", true),
+        ("step:start:record", true),
+        ("step:smoke:intent", true),
+        ("step:smoke:effect", true),
+    ] {
+        site = site.env("REFIT_FAULT", &format!("{point}=kill"));
+        assert_eq!(site.refit(&back).code, -1, "{point}");
+        assert_eq!(sql(&database, GUESTS), if touched { "ada bob" } else { "ada bob eve" }, "{point}");
+        if touched {
+            site = site.env("REFIT_FAULT", "undo:start:effect=kill");
+            assert_eq!(site.refit(&["serve"]).code, -1, "{point}");
+        }
+        site = site.env("REFIT_FAULT", "");
+        site.serve();
+        let ended = site.settled();
+        let expected = if point.starts_with("step:start") || touched { "rolled_back" } else { "failed" };
+        assert_eq!(ended["status"], expected, "{point}: {ended:#}");
+        assert_eq!(site.stop_daemon(), 0);
+        assert_eq!(sql(&database, GUESTS), "ada bob eve", "{point}");
+        site.expect_page("two");
+        is_live(&site, 2);
+    }
+    // After its last record it is done, whoever writes that.
+    for point in ["step:smoke:record", "end:intent", "end:retired"] {
+        site = site.env("REFIT_FAULT", &format!("{point}=kill"));
+        assert_eq!(site.refit(&back).code, -1, "{point}");
+        site = site.env("REFIT_FAULT", "");
+        site.serve();
+        assert_eq!(site.settled()["status"], "succeeded", "{point}");
+        assert_eq!(site.stop_daemon(), 0);
+        assert_eq!(sql(&database, GUESTS), "ada bob", "{point}");
+        site.expect_page("two");
+        is_live(&site, 2);
+        sql(&database, "insert into guests values ('eve')");
+    }
+    let site = site.env("REFIT_FAULT", "step:smoke:effect=fail");
+    let failed = site.refit(&back).expect(4);
+    assert!(failed.stdout.contains("the data is as it was before"), "{}", failed.stdout);
+    assert_eq!(sql(&database, GUESTS), "ada bob eve");
+    site.expect_page("two");
+}
+
+#[test]
+fn where_nothing_is_live_data_is_put_in_place_whole_or_not_at_all() {
+    let (old, database) = with_guests(Site::process());
+    let set = create(&old)["set"].as_str().unwrap().to_owned();
+    // A new machine has the configuration and the sets, and nothing else.
+    let (new, there) = (Site::process(), |site: &Site| site.path().join("app.db"));
+    let table = format!("[[backup]]\nname = \"app\"\nkind = \"sqlite\"\npath = \"{}\"\n", there(&new).display());
+    let mut new = new.with(&table);
+    new.edit_config(&format!("name = \"{}\"", new.app.clone()), &format!("name = \"{}\"", old.app));
+    copy(&old.path().join("backups"), &new.path().join("backups"));
+    let ran = new.refit(&["backup", "restore", &set, "--yes"]).expect(0);
+    assert!(ran.stdout.contains("was restored from") && ran.stdout.contains("refit deploy"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("nothing before that could be backed up"), "{}", ran.stdout);
+    assert_eq!(sql(&there(&new), GUESTS), "ada bob");
+    // What is there is backed up, and a kill leaves the old data or the new.
+    sql(&there(&new), "insert into guests values ('eve')");
+    for (point, expected) in [("restore:backup", "ada bob eve"), ("restore:effect", "ada bob")] {
+        new = new.env("REFIT_FAULT", &format!("{point}=kill"));
+        assert_eq!(new.refit(&["backup", "restore", &set, "--yes"]).code, -1, "{point}");
+        assert_eq!(sql(&there(&new), GUESTS), expected, "{point}");
+    }
+    new = new.env("REFIT_FAULT", "");
+    let restored = new.refit(&["backup", "restore", "latest", "--yes", "--format", "json"]).expect(0).json();
+    assert_eq!(sql(&there(&new), GUESTS), "ada bob eve", "the newest is the one taken before the last restore");
+    assert!(restored["before"].is_string(), "{restored:#}");
+    // Data that cannot be backed up is not replaced unasked.
+    fs::write(there(&new), "no database at all, but somebody's").unwrap();
+    let refused = new.refit(&["backup", "restore", &set, "--yes"]).expect(1).stderr;
+    assert!(refused.contains("nothing was changed") && refused.contains("--force"), "{refused}");
+    assert_eq!(fs::read_to_string(there(&new)).unwrap(), "no database at all, but somebody's");
+    new.refit(&["backup", "restore", &set, "--yes", "--force"]).expect(0);
+    assert_eq!(sql(&there(&new), GUESTS), "ada bob");
+    assert_eq!(sql(&database, GUESTS), "ada bob", "the old machine's is its own");
+}
+
+fn copy(from: &Path, to: &Path) {
+    let ran = std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(ran.success());
+}
