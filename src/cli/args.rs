@@ -60,7 +60,7 @@ pub enum Command {
     /// Self-contained and offline. Makes a small web app in a temporary directory, starts a daemon, pushes four versions through the real
     /// hook and a signed webhook, shows after each what users see, and removes everything again. Uses Docker if it is there, else plain
     /// processes. Exits with 0 if every push ended as it should.
-    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around")]
+    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around\n  refit demo --chat    # with what Telegram would show")]
     Demo(DemoArgs),
 
     /// Write a pipeline.toml for the repository in this directory
@@ -303,8 +303,11 @@ pub struct DemoArgs {
     /// Leave everything running at the end, to look around
     #[arg(long)]
     pub keep: bool,
+    /// Show after each push what a Telegram chat would show of it; no message leaves this machine
+    #[arg(long)]
+    pub chat: bool,
     /// End and remove what an earlier `--keep` left in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep", "chat"])]
     pub clean: Option<PathBuf>,
 }
 

@@ -86,8 +86,9 @@ impl Report {
         }
         let took = self.took.as_ref().map(|took| format!("took {took}"));
         let live = self.live.as_ref().map(|live| format!("live: {live}"));
+        let approval = self.approval.as_ref().map(|approval| format!("approval {approval}"));
         let number = Some(format!("number {}", self.id));
-        let facts: Vec<String> = [number, took, live].into_iter().flatten().collect();
+        let facts: Vec<String> = [number, took, approval, live].into_iter().flatten().collect();
         canvas.words(&format!("{}\n", facts.join(" · ")));
     }
 

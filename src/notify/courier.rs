@@ -91,7 +91,7 @@ pub(super) struct Courier {
 
 impl Courier {
     pub fn new(post: Post) -> Self {
-        let client = post.config.telegram.as_ref().map(Client::new);
+        let client = post.config.telegram.as_ref().map(|telegram| Client::new(telegram, post.patience));
         Self { post, client, told: None, failed_edits: 0 }
     }
 
@@ -101,6 +101,11 @@ impl Courier {
 
     fn config(&self) -> &Arc<Config> {
         &self.post.config
+    }
+
+    /// Everything that waits is due.
+    pub async fn wake(&self) -> Result<(), RegistryError> {
+        self.registry().messages_due_now().await
     }
 
     pub async fn due(&self) -> Result<Option<Message>, RegistryError> {

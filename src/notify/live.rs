@@ -74,14 +74,19 @@ impl Courier {
         runs.then(|| HEARTBEAT.saturating_sub(age))
     }
 
-    /// Has a deployment's live message show its end, before anything rings.
+    /// Has the messages of a deployment that ended show their last words, before anything rings.
     ///
     /// Returns what is in the way, if something is.
     pub(super) async fn finish(&mut self, story: &Story) -> Result<Option<Verdict>, RegistryError> {
-        let live = self.registry().chat_message(story.view.id, MessageKind::Begun).await?;
-        let Some(live) = live.filter(|live| live.open) else { return Ok(None) };
-        self.post.pacer.turn(live.chat, Turn::Message).await;
-        self.update(&live, story).await
+        for kind in [MessageKind::Approval, MessageKind::Begun] {
+            let shown = self.registry().chat_message(story.view.id, kind).await?;
+            let Some(shown) = shown.filter(|shown| shown.open) else { continue };
+            self.post.pacer.turn(shown.chat, Turn::Message).await;
+            if let Some(in_the_way) = self.update(&shown, story).await? {
+                return Ok(Some(in_the_way));
+            }
+        }
+        Ok(None)
     }
 
     /// Edits one message and notes it. Returns what is in the way, if something is.

@@ -54,7 +54,7 @@ pub(crate) mod words;
 pub use pace::{Limits, Pacer, Turn};
 pub use render::Message;
 pub use report::Report;
-pub use words::freed;
+pub use words::{freed, reference};
 
 /// A registry that cannot be read or written is asked again after this.
 const REGISTRY_PAUSE: Duration = Duration::from_secs(5);
@@ -78,11 +78,13 @@ pub struct Post {
     /// Faults that a test ordered, at `report:<kind>:<moment>`: `intent` once a row is marked, `effect` once its message was taken, `record`
     /// once that is noted; and at `report:edit:effect`.
     pub faults: Faults,
+    /// How long Telegram has for an answer.
+    pub patience: Duration,
 }
 
 impl Post {
     pub fn new(registry: Registry, config: Arc<Config>) -> Self {
-        Self { registry, config, pacer: Pacer::default(), faults: Faults::default() }
+        Self { registry, config, pacer: Pacer::default(), faults: Faults::default(), patience: telegram::PATIENCE }
     }
 
     async fn reach(&self, what: &str, moment: &str) {
@@ -94,6 +96,10 @@ impl Post {
 /// something was recorded. The registry must stay open until this has ended, or a message could be sent and not be noted.
 pub async fn run(post: Post, mut ticks: watch::Receiver<u64>, shutdown: CancellationToken) {
     let mut courier = Courier::new(post);
+    // Whatever was in the way before this start may be mended.
+    if let Err(error) = courier.wake().await {
+        tracing::error!(%error, "reports that waited go on waiting");
+    }
     let mut ticking = true;
     loop {
         let ends = shutdown.is_cancelled();

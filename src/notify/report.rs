@@ -6,7 +6,7 @@
 
 use super::{
     card::elapsed,
-    words::{commit_url, duration, freed, log_line, one_line},
+    words::{commit_url, duration, freed, log_line, one_line, reference},
 };
 use crate::{
     config::Config,
@@ -111,6 +111,7 @@ impl Report {
         let line = |text: &str, max| one_line(text, redactor, max);
         let some = |text: &Option<String>, max| text.as_deref().map(|t| line(t, max)).filter(|t| !t.is_empty());
         let story = Story::read(events);
+        let (label, name) = reference(&view.reference);
         let tail = outcome::failure_tail(events);
         let quoted = tail.iter().skip(tail.len().saturating_sub(QUOTED_LINES));
         let warned = view.stages.iter().filter(|s| s.status == StageStatus::Warned);
@@ -125,7 +126,7 @@ impl Report {
             }),
             subject: some(&view.subject, SUBJECT),
             author: some(&view.author, NAME),
-            reference: reference(&view.reference, redactor),
+            reference: (label, line(name, REFERENCE)),
             rollback: view.rollback.as_ref().map(|r| (way(view, r), line(&r.reason, SUBJECT))),
             restores: is_restore(view),
             trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
@@ -349,15 +350,6 @@ fn stage_line(view: &StageView) -> Option<String> {
     };
     let took = view.duration_ms.map(|ms| format!(" {}", duration(ms))).unwrap_or_default();
     Some(format!("{mark} {}{took}", view.name))
-}
-
-fn reference(reference: &str, redactor: &Redactor) -> (&'static str, String) {
-    let (label, name) = match (reference.strip_prefix("refs/heads/"), reference.strip_prefix("refs/tags/")) {
-        (Some(branch), _) => ("branch", branch),
-        (_, Some(tag)) => ("tag", tag),
-        _ => ("ref", reference),
-    };
-    (label, one_line(name, redactor, REFERENCE))
 }
 
 fn door(kind: TriggerKind) -> &'static str {

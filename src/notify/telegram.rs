@@ -24,8 +24,8 @@ use crate::{config::Telegram, redact::Redactor};
 
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
 
-/// From the connection to the last byte of the answer.
-const TOTAL_LIMIT: Duration = Duration::from_secs(20);
+/// How long an answer usually takes at most.
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An explanation's greatest length; some errors quote a whole page.
 const LONGEST: usize = 300;
@@ -76,15 +76,11 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// Does not talk to anybody yet.
+    /// Does not talk to anybody yet. `limit` is from the connection to the last byte of an answer.
     ///
     /// # Errors
     /// An `api_url` that is no URL to put paths behind.
-    pub fn new(config: &Telegram) -> Result<Self, String> {
-        Self::with_limit(config, TOTAL_LIMIT)
-    }
-
-    pub(super) fn with_limit(config: &Telegram, limit: Duration) -> Result<Self, String> {
+    pub fn new(config: &Telegram, limit: Duration) -> Result<Self, String> {
         let redactor = Redactor::new([&config.token]);
         let bad = |why: &str| redactor.mask(&format!("`telegram.api_url` cannot be used: {why}"));
         let url = reqwest::Url::parse(config.api_url.trim_end_matches('/')).map_err(|e| bad(&e.to_string()))?;
@@ -295,7 +291,7 @@ impl Client {
 /// # Errors
 /// What is wrong and what to do, without the token.
 pub async fn check(config: &Telegram) -> Result<String, String> {
-    let client = Client::new(config)?;
+    let client = Client::new(config, PATIENCE)?;
     let explain = |error: RequestError| match client.verdict(&error) {
         Verdict::Away(why) | Verdict::Unheard(why) | Verdict::Closed(why) | Verdict::Refused(why) => why,
         Verdict::Slow(wait) => format!("Telegram asks for a pause of {} s", wait.as_secs()),

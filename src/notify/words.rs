@@ -58,6 +58,15 @@ pub fn duration(ms: i64) -> String {
     }
 }
 
+/// What a reference is, and its name without the prefix: `("branch", "main")`; `("ref", …)` where it is neither a branch nor a tag.
+pub fn reference(reference: &str) -> (&'static str, &str) {
+    match (reference.strip_prefix("refs/heads/"), reference.strip_prefix("refs/tags/")) {
+        (Some(branch), _) => ("branch", branch),
+        (_, Some(tag)) => ("tag", tag),
+        _ => ("ref", reference),
+    }
+}
+
 /// Releases that a sentence names at most.
 const NAMED: usize = 5;
 

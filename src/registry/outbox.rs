@@ -234,6 +234,16 @@ impl Registry {
         Ok((waiting.unsigned_abs(), row.get("error")))
     }
 
+    /// Nothing waits for its time any more.
+    pub async fn messages_due_now(&self) -> Result<()> {
+        sqlx::query("UPDATE outbox SET next_at = ?1 WHERE sent_at IS NULL AND next_at > ?1")
+            .bind(now_ms())
+            .execute(&self.write)
+            .await
+            .map_err(query("put messages on"))?;
+        Ok(())
+    }
+
     pub async fn outbox_figures(&self) -> Result<OutboxFigures> {
         let row = sqlx::query(
             "SELECT count(*) AS due, CAST(total(doubts) AS INTEGER) AS doubtful,

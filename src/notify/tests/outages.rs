@@ -143,7 +143,7 @@ async fn an_address_that_is_none_is_said_and_nothing_panics() -> Done {
     let telegram = desk.config_for("http://127.0.0.1:9", TOKEN, "").telegram.clone().ok_or("no telegram")?;
     for url in ["mailto:x@example.org", "nonsense", "http://"] {
         let telegram = config::Telegram { api_url: url.to_owned(), ..telegram.clone() };
-        let error = Client::new(&telegram).map(drop).unwrap_err();
+        let error = Client::new(&telegram, PLENTY).map(drop).unwrap_err();
         assert!(error.starts_with("`telegram.api_url` cannot be used: "), "{error}");
     }
     Ok(())
@@ -161,13 +161,19 @@ async fn no_error_and_no_log_shows_the_token() -> Done {
     let unknown = "987654321:AAanother-token-of-the-right-length-0123";
     for token in [TOKEN, unknown, odd] {
         let config = desk.config_for(&api.url(), token, "");
-        let mut client = Client::with_limit(config.telegram.as_ref().ok_or("no telegram")?, Duration::from_secs(2))?;
+        let mut client = Client::new(config.telegram.as_ref().ok_or("no telegram")?, Duration::from_secs(2))?;
         said.push(format!("{client:?}"));
         for fault in [Fault::Hangup, Fault::Silence, Fault::NotJson, Fault::BadRequest("no"), Fault::TooMany(3)] {
             api.faults([fault]);
             let verdict = client.send(&message, Manner::default()).await;
             assert!(!matches!(verdict, Verdict::Accepted(_)), "{verdict:?}");
             said.push(format!("{verdict:?}"));
+        }
+        for fault in [Fault::Hangup, Fault::NotJson, Fault::BadRequest("no")] {
+            api.faults([fault.clone(), fault.clone(), fault]);
+            said.push(format!("{:?}", client.edit(CHAT, 2, &message, &[]).await));
+            said.push(format!("{:?}", client.delete(CHAT, 2).await));
+            said.push(format!("{:?}", client.send_file("a.log", b"x".to_vec(), None).await));
         }
         said.push(format!("{:?}", client.send(&message, Manner::default()).await));
         api.stop();

@@ -249,7 +249,8 @@ impl Site {
     /// them. Before that a kill makes it send the last one again.
     #[track_caller]
     pub fn wait_for_settled_reports(&self, wanted: usize) {
-        let settled = || self.daemon_log().matches("reported to Telegram").count();
+        let is_one = |line: &&str| line.contains("reported to Telegram") && line.contains("kind=\"end\"");
+        let settled = || self.daemon_log().lines().filter(is_one).count();
         let all = poll(|| (settled() >= wanted).then_some(()));
         all.unwrap_or_else(|| panic!("{} of {wanted} reports were settled: {}", settled(), self.daemon_log()));
     }

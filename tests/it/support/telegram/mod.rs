@@ -87,6 +87,8 @@ pub enum Mood {
     NoChat,
     /// The bot was thrown out.
     Blocked,
+    /// The token was revoked.
+    Revoked,
     /// The group became a supergroup with the id [`NEW_CHAT`].
     Migrated,
     /// More messages and edits than [`PACE`] allows, or [`BotApi::set_pace`], are answered 429.
@@ -192,6 +194,12 @@ impl BotApi {
     /// Those that made a phone ring.
     pub fn rung(&self) -> Vec<Accepted> {
         self.accepted().into_iter().filter(|message| !message.silent).collect()
+    }
+
+    /// What a message says together with the one that it answers.
+    pub fn whole(&self, message: &Accepted) -> String {
+        let answered = self.accepted().into_iter().find(|other| Some(other.id) == message.reply_to);
+        format!("{}\n{}", answered.map(|other| other.text).unwrap_or_default(), message.text)
     }
 
     /// What happened in the chat, in order.
@@ -351,6 +359,9 @@ impl State {
         let Some((token, method)) = path.strip_prefix("/bot").and_then(|rest| rest.split_once('/')) else {
             return refuse(404, "Not Found", None);
         };
+        if self.mood == Mood::Revoked {
+            return refuse(401, "Unauthorized", None);
+        }
         if token != TOKEN {
             // A token of the right shape is unknown; anything else is no address at all.
             return match token.split_once(':') {
