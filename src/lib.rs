@@ -16,6 +16,7 @@ pub mod fault;
 pub mod files;
 pub mod git;
 pub mod log;
+pub mod migrate;
 pub mod model;
 pub mod notify;
 pub mod pipeline;
@@ -33,3 +34,7 @@ pub mod trigger;
 #[cfg(test)]
 #[path = "../tests/it/support/ports.rs"]
 mod test_ports;
+
+#[cfg(test)]
+#[path = "../tests/it/support/servers.rs"]
+mod test_servers;

@@ -177,6 +177,14 @@ pub enum Command {
     )]
     Resolve(ReasonArgs),
 
+    /// Look at SQL migrations, and apply them or take them back by hand
+    ///
+    /// For environments with `files` in `[migrate]`. A deployment applies what is pending by itself; by hand is for looking, for getting out of
+    /// trouble, and for what must not wait for a deployment. The files are those of the branch's tip, or of --commit. Up, down and redo work here and now,
+    /// and need the daemon to be stopped.
+    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes")]
+    Migrate(MigrateArgs),
+
     /// Show what is live in each environment, and what happens now
     ///
     /// Works with and without a daemon, and changes nothing.
@@ -592,6 +600,75 @@ pub enum HookCommand {
         #[arg(long)]
         no_follow: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub struct MigrateArgs {
+    #[command(subcommand)]
+    pub command: MigrateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Show each migration: applied, pending, edited, missing or dirty
+    ///
+    /// Asks the database and reads the files of a commit; changes nothing.
+    #[command(after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json")]
+    Status(MigrateStatusArgs),
+    /// Apply what is pending
+    ///
+    /// Everything is checked before anything is applied. A backup is taken first.
+    #[command(after_help = "Example:\n  refit migrate up\n  refit migrate up --to 7 --no-backup")]
+    Up(MigrateActArgs),
+    /// Take migrations back with their `.down.sql`, the newest first
+    ///
+    /// Without --to it is the newest one; with it, everything above that number (0: everything). A backup is taken first.
+    #[command(after_help = "Example:\n  refit migrate down\n  refit migrate down --to 6 --commit 0123456789 --yes")]
+    Down(MigrateActArgs),
+    /// Take migrations back and apply them again
+    ///
+    /// For one that is being written: down as `refit migrate down`, then up again.
+    #[command(after_help = "Example:\n  refit migrate redo --env dev --yes")]
+    Redo(MigrateActArgs),
+}
+
+/// Whose files.
+#[derive(Debug, Args)]
+pub struct MigrateFilesArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The files of this commit, in full or its beginning
+    #[arg(long, value_name = "SHA", conflicts_with = "reference")]
+    pub commit: Option<String>,
+    /// The files of this branch or tag; by default of the environment's branch
+    #[arg(long = "ref", value_name = "REF")]
+    pub reference: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateStatusArgs {
+    #[command(flatten)]
+    pub files: MigrateFilesArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateActArgs {
+    #[command(flatten)]
+    pub files: MigrateFilesArgs,
+    /// Up to and with this number; of down and redo: down to it
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(0..))]
+    pub to: Option<i64>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Take no backup first
+    #[arg(long)]
+    pub no_backup: bool,
+    #[command(flatten)]
+    pub format: FormatArgs,
 }
 
 #[derive(Debug, Args)]

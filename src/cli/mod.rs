@@ -35,6 +35,7 @@ mod hook;
 mod init;
 mod logging;
 mod logs;
+mod migrate;
 mod outputs;
 mod progress;
 mod report;
@@ -131,6 +132,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Approve(args) => approve::approve(context, args).await,
         Command::Reject(args) => approve::reject(context, args).await,
         Command::Resolve(args) => resolve::run(context, args).await,
+        Command::Migrate(args) => Box::pin(migrate::run(context, args.command)).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::History(args) => history::run(context, &args).await,
         Command::Show(args) => show::run(context, &args).await,

@@ -45,8 +45,10 @@ timeout = "30m"
 no_cache = false
 
 ["migrate"]
+lock_timeout = "5s"
 timeout = "10m"
 on_failure = "keep"
+hold = false
 max_backup_age = "5m"
 
 ["start"]

@@ -6,7 +6,7 @@ use super::{
     load::{Claims, read_app},
     read::Reader,
     schema::{COMMON, STAGES},
-    smoke, stages, start,
+    migrate, smoke, stages, start,
     tree::{self, At, Value},
     types::{App, Environment},
     values::{self, Complaint, boolean, docker_name, integer},
@@ -86,6 +86,7 @@ impl Overlay<'_> {
         let start = start::start(&one(&start, "start"), port);
         let (backups, backup_retention) =
             stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"), &key.environment);
+        let migrate = self.has("migrate").then(|| migrate::migrate(&one(&migrate, "migrate"), &backups)).flatten();
         Some(Environment {
             paths: table.get("paths", values::path_rules),
             requires: table.list("requires", docker_name),
@@ -98,7 +99,7 @@ impl Overlay<'_> {
                 .filter(|every| !every.is_zero()),
             tests: stages::tests(&many(&test, "test"), start.runtime),
             build: stages::build(&one(&build, "build"), start.runtime),
-            migrate: self.has("migrate").then(|| stages::migrate(&one(&migrate, "migrate"))).flatten(),
+            migrate,
             smoke: smoke::smoke(&one(&smoke, "smoke"), port),
             rollback: stages::rollback(&one(&rollback, "rollback")),
             start,

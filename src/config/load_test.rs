@@ -186,7 +186,7 @@ fn the_fuller_example_loads() {
     assert_eq!(dev.start.health.probe, Probe::Tcp);
     assert_eq!(dev.start.health.deadline, Duration::from_secs(60));
     assert_eq!(dev.start.networks, ["guestbook"]);
-    assert_eq!(dev.migrate.as_ref().unwrap().run, "alembic upgrade head");
+    assert!(matches!(&dev.migrate.as_ref().unwrap().with, MigrateWith::Command(c) if c.run == "alembic upgrade head"));
 }
 
 #[test]
@@ -334,14 +334,61 @@ fn broken_toml_is_shown_without_the_secrets_in_it() {
 #[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
-        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n[migrate]\nrun = 'x'\non_failure = 'down'\n"
+        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n"
     ));
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:7:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
     pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres` and `sqlite`; remove the entry
     pipeline.toml:11:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
-    pipeline.toml:14:14: `migrate.on_failure`: this version cannot undo a failed migration yet; use "keep": the database is left as it is, and the report says so
     "#);
+}
+
+const DATABASE: &str = "[[backup]]\nkind = 'sqlite'\npath = 'app.db'\n";
+
+#[test]
+fn sql_files_find_their_database() {
+    let files = |text: &str| {
+        let house = House::new(&format!("{SMALL}{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
+        let config = house.config();
+        let migrate = config.apps[0].environments[0].migrate.clone().unwrap();
+        let MigrateWith::Files(files) = migrate.with else { panic!("{migrate:?}") };
+        (files, migrate.on_failure, migrate.hold)
+    };
+    let (only, way_back, hold) = files(&format!("{DATABASE}[migrate]\nfiles = 'db/migrations'\n"));
+    assert!(matches!(only.database, MigrationDatabase::Backup(name) if name.as_str() == "app"));
+    assert_eq!((only.dir.as_str(), only.lock_timeout), ("db/migrations", Duration::from_secs(5)));
+    assert_eq!((way_back, hold), (OnMigrateFailure::Keep, false));
+    let (url, way_back, hold) = files(
+        "[[backup]]\nkind = 'sqlite'\npath = 'app.db'\n[migrate]\nfiles = 'm'\nurl = { env = 'DATABASE_URL' }\non_failure = 'restore'\nhold = true\n",
+    );
+    assert!(matches!(url.database, MigrationDatabase::Url(url) if url.expose().ends_with("/app")));
+    assert_eq!((way_back, hold), (OnMigrateFailure::Restore, true));
+}
+
+#[test]
+fn migrations_that_could_not_keep_their_promise_are_refused() {
+    let told = |text: &str| {
+        let house = House::new(&format!("{SMALL}{text}")).var("DATABASE_URL", "oracle://u:p4ssw0rd@db/app");
+        house.errors()
+    };
+    let all = [
+        told("[migrate]\n"),
+        told("[migrate]\nfiles = 'm'\n"),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nrun = 'x'\n")),
+        told(&format!("{DATABASE}[migrate]\nfiles = '../m'\n")),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\ndatabase = 'other'\n")),
+        told(&format!("{DATABASE}{}[migrate]\nfiles = 'm'\n", DATABASE.replace("app", "two"))),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nversion = 'v'\ndown = 'd'\n")),
+        told("[migrate]\nfiles = 'm'\nurl = { env = 'DATABASE_URL' }\n"),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nurl = {{ env = 'DATABASE_URL' }}\ndatabase = 'app'\n")),
+        told("[migrate]\nrun = 'x'\non_failure = 'down'\n"),
+        told("[migrate]\nrun = 'x'\ndown = 'y'\nlock_timeout = '1s'\n"),
+        told(&format!("{DATABASE}[migrate]\nrun = 'x'\non_failure = 'restore'\n")),
+        told("[migrate]\nrun = 'x'\non_failure = 'restore'\nhold = true\n"),
+        told("[migrate]\nrun = 'x'\non_failure = 'downn'\n"),
+    ];
+    assert!(!all.iter().any(|text| text.contains("p4ssw0rd")));
+    assert_snapshot!(all.join("\n"));
 }
 
 #[test]

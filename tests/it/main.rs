@@ -34,5 +34,6 @@ mod pushes;
 mod retention;
 mod rollback;
 mod secrets;
+mod sql_files;
 mod telegram;
 mod threats;

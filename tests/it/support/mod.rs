@@ -18,6 +18,7 @@ mod ports;
 pub mod telegram;
 
 pub mod proxy;
+pub mod servers;
 
 pub use http::{Answer, http, sign};
 pub use ports::free_port;
