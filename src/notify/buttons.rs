@@ -67,12 +67,12 @@ pub struct Offered {
 /// What can be done about a deployment as it is now.
 pub fn keyboard_for(view: &DeploymentView) -> Keyboard {
     use Action::{Approve, Cancel, Logs, Reject, Rerun, Rollback};
-    let rollback = view.rollback.is_some();
+    let rollback = view.trigger.kind.has_order();
     match view.status {
         Status::AwaitingApproval => Keyboard::of(&[&[Approve, Reject], &[Logs]]),
         Status::Queued => Keyboard::of(&[&[Cancel]]),
         Status::Running => Keyboard::of(&[&[Cancel, Logs]]),
-        // A rollback that failed is planned anew, and not repeated blindly.
+        // A rollback (or a restore of data) that failed is planned anew, and not repeated blindly.
         Status::Failed | Status::RolledBack | Status::Cancelled if !rollback => Keyboard::of(&[&[Rerun, Logs]]),
         Status::Succeeded if !rollback && view.live && view.previous.is_some() => Keyboard::of(&[&[Rollback, Logs]]),
         Status::Succeeded | Status::Failed | Status::RolledBack | Status::Cancelled | Status::Stuck => {

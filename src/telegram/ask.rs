@@ -39,6 +39,14 @@ pub async fn command(bot: &mut Bot, talk: &Talk, command: Command) -> Handled {
             Ok(key) => simple(bot, talk, Deed::Deploy { key, reference }).await,
             Err(error) => return choose(bot, talk, command, &error).await,
         },
+        Command::Backup { place } => match environment(bot, &place) {
+            Ok(key) if !has_data(bot, &key) => {
+                let message = format!("{key} has no [[backup]]: there is nothing to back up");
+                Err(ControlError::usage(message, "docs/configuration.md, [[backup]]"))
+            }
+            Ok(key) => simple(bot, talk, Deed::Backup { key }).await,
+            Err(error) => return choose(bot, talk, command, &error).await,
+        },
         Command::Rerun { id: Some(id), .. } => simple(bot, talk, Deed::Rerun { id }).await,
         Command::Rerun { id: None, place } => match environment(bot, &place) {
             Ok(key) => newest(bot, talk, &key).await,
@@ -141,7 +149,7 @@ async fn simple(bot: &Bot, talk: &Talk, deed: Deed) -> Result<Asked> {
 /// live.
 async fn possible(bot: &Bot, deed: &Deed) -> Result<Option<DeploymentView>> {
     let view = match deed {
-        Deed::Deploy { key, .. } | Deed::Rollback { key, .. } => {
+        Deed::Deploy { key, .. } | Deed::Rollback { key, .. } | Deed::Backup { key } => {
             return match bot.registry().live(key).await? {
                 Some(live) => Ok(Some(bot.control.deployment(live.deployment).await?)),
                 None => Ok(None),
@@ -159,8 +167,8 @@ async fn possible(bot: &Bot, deed: &Deed) -> Result<Option<DeploymentView>> {
         Deed::Approve { .. } | Deed::Reject { .. } if view.status != Status::AwaitingApproval => {
             wrong(format!("deployment {id} does not wait for approval: it is {status}"))
         }
-        Deed::Rerun { .. } if view.rollback.is_some() => {
-            wrong(format!("deployment {id} is a rollback: /rollback plans a new one"))
+        Deed::Rerun { .. } if view.trigger.kind.has_order() => {
+            wrong(format!("deployment {id} brought something back, and is not done again: /rollback plans a new one"))
         }
         Deed::Rerun { .. } if !view.status.is_end() => wrong(format!("deployment {id} has not ended: it is {status}")),
         _ => Ok(Some(view)),
@@ -215,6 +223,10 @@ fn key_of(view: &DeploymentView) -> EnvironmentKey {
     EnvironmentKey { app: view.app.clone(), environment: view.environment.clone() }
 }
 
+fn has_data(bot: &Bot, key: &EnvironmentKey) -> bool {
+    bot.control.config().by_key(key).is_some_and(|environment| !environment.backups.is_empty())
+}
+
 fn environment(bot: &Bot, place: &Named) -> Result<EnvironmentKey> {
     let found = bot.control.find_environment(place.app.as_deref(), place.environment.as_deref())?;
     Ok(found.key.clone())
@@ -222,7 +234,10 @@ fn environment(bot: &Bot, place: &Named) -> Result<EnvironmentKey> {
 
 /// Several places may be meant: a button for each.
 async fn choose(bot: &Bot, talk: &Talk, command: Command, error: &ControlError) -> Handled {
-    let (Command::Deploy { place, .. } | Command::Rerun { place, .. } | Command::Rollback { place, .. }) = &command
+    let (Command::Deploy { place, .. }
+    | Command::Rerun { place, .. }
+    | Command::Rollback { place, .. }
+    | Command::Backup { place }) = &command
     else {
         return Ok(());
     };

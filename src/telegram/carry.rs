@@ -1,12 +1,14 @@
 //! Doing what a person said yes to, so that it is done once whatever happens in between; see the essay of `bot`.
 
+use futures_util::StreamExt;
+
 use super::{
     bot::{Bot, Handled, Talk},
     order::{Deed, Question},
     words,
 };
 use crate::{
-    control::{ApprovalRequest, ControlError, DeployRequest, RerunRequest, Result, RollbackRequest},
+    control::{ApprovalRequest, BackupRequest, BackupUpdate, BackupVerb, ControlError, DeployRequest, RerunRequest, Result, RollbackRequest},
     model::{EnvironmentKey, Trigger, TriggerKind},
     registry::Pressed,
     rollback::Target,
@@ -62,6 +64,10 @@ async fn deed(bot: &Bot, talk: &Talk, pressed: &Pressed, deed: &Deed) -> Result<
     let trigger = |kind| Trigger { kind, by: Some(by.clone()), delivery: Some(pressed.order()), forced: false };
     let names = |key: &EnvironmentKey| (Some(key.app.to_string()), Some(key.environment.to_string()));
     let queued = match deed.clone() {
+        Deed::Backup { key } => {
+            back_up(bot, talk, key, trigger(TriggerKind::Telegram));
+            return Ok("it begins".to_owned());
+        }
         Deed::Deploy { key, reference } => {
             let (app, environment) = names(&key);
             let trigger = trigger(TriggerKind::Telegram);
@@ -113,4 +119,35 @@ async fn deed(bot: &Bot, talk: &Talk, pressed: &Pressed, deed: &Deed) -> Result<
         }
     };
     Ok(format!("deployment {queued} is in the queue"))
+}
+
+/// A backup may take long: it goes on beside what else is said, and tells its end by itself. One that is cut short by a crash is
+/// not taken up again; done twice it would be one set more.
+fn back_up(bot: &Bot, talk: &Talk, key: EnvironmentKey, trigger: Trigger) {
+    let (control, api, talk) = (bot.control.clone(), bot.api.clone(), talk.clone());
+    tokio::spawn(async move {
+        let request = BackupRequest {
+            app: Some(key.app.to_string()),
+            environment: Some(key.environment.to_string()),
+            trigger,
+            no_wait: false,
+            verb: BackupVerb::Create { reason: None },
+        };
+        let mut updates = control.backup(request);
+        let mut end = None;
+        while let Some(update) = updates.next().await {
+            match update {
+                Ok(BackupUpdate::Said { .. }) => {}
+                last => end = Some(last),
+            }
+        }
+        let message = match end {
+            Some(Ok(BackupUpdate::Created(created))) => words::backed_up(&key, &created.report, api.redactor()),
+            Some(Err(error)) => words::refused(&format!("{key} is not backed up"), &error, api.redactor()),
+            _ => words::plain(&format!("⚠️ it is not known what became of the backup of {key}")),
+        };
+        if let Err(why) = api.say(talk.place, &message, &[], Some(talk.message)).await {
+            tracing::warn!(%why, "Telegram: the end of a backup could not be told");
+        }
+    });
 }

@@ -22,6 +22,7 @@ pub const MENU: &[(&str, &str, &str)] = &[
     ("cancel", "N", "stop a deployment and undo what it did"),
     ("approve", "N", "let a deployment that waits go on"),
     ("reject", "N reason", "say no to a deployment that waits"),
+    ("backup", "[env]", "back up the data now"),
     ("help", "", "what you can say here"),
 ];
 
@@ -40,6 +41,7 @@ pub enum Command {
     Cancel { id: DeploymentId },
     Approve { id: DeploymentId },
     Reject { id: DeploymentId, reason: String },
+    Backup { place: Named },
 }
 
 /// A place as far as it was named.
@@ -64,6 +66,7 @@ impl Command {
             Self::Deploy { reference, .. } => Self::Deploy { place, reference },
             Self::Rerun { id, .. } => Self::Rerun { id, place },
             Self::Rollback { to, reason, .. } => Self::Rollback { place, to, reason },
+            Self::Backup { .. } => Self::Backup { place },
             other => other,
         }
     }
@@ -139,6 +142,10 @@ pub fn parse(text: &str, me: &str, config: &Config) -> Result<Command, Misread> 
             let id = words.number().ok_or_else(|| wrong(number))?;
             let reason = words.all().ok_or_else(|| wrong("a reason is needed: it is kept with the deployment"))?;
             Ok(Command::Reject { id, reason })
+        }
+        "backup" => {
+            let place = words.place();
+            no_more(&words, Command::Backup { place })
         }
         // In a group this may be for another bot, unless ours was named.
         _ if named.is_none() => Err(Misread::NotForUs),

@@ -60,6 +60,9 @@ pub enum Deed {
         id: DeploymentId,
         reason: String,
     },
+    Backup {
+        key: EnvironmentKey,
+    },
 }
 
 impl Deed {
@@ -73,6 +76,7 @@ impl Deed {
             Self::Cancel { id } => format!("cancel deployment {id}"),
             Self::Approve { id } => format!("approve deployment {id}"),
             Self::Reject { id, .. } => format!("reject deployment {id}"),
+            Self::Backup { key } => format!("back up the data of {key}"),
         }
     }
 
@@ -86,13 +90,14 @@ impl Deed {
             Self::Cancel { .. } => "🚫 Yes, cancel it".to_owned(),
             Self::Approve { id } => format!("✅ Sure? Approve {id}"),
             Self::Reject { id, .. } => format!("✋ Sure? Reject {id}"),
+            Self::Backup { .. } => "✅ Yes, back up".to_owned(),
         }
     }
 
     /// The deployment that the question is about.
     pub fn deployment(&self) -> Option<DeploymentId> {
         match self {
-            Self::Deploy { .. } => None,
+            Self::Deploy { .. } | Self::Backup { .. } => None,
             Self::Rollback { from, .. } => Some(*from),
             Self::Rerun { id } | Self::Cancel { id } | Self::Approve { id } | Self::Reject { id, .. } => Some(*id),
         }

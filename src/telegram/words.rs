@@ -6,7 +6,9 @@ use jiff::Timestamp;
 use super::{command::MENU, order::Deed};
 use crate::{
     control::{ControlError, EnvironmentStatus},
-    model::{DeploymentView, Status},
+    data::BackupReport,
+    files::human_bytes,
+    model::{DeploymentView, EnvironmentKey, Status},
     notify::{
         Message,
         render::{Canvas, LIMIT},
@@ -166,6 +168,7 @@ pub fn question(deed: &Deed, about: Option<&DeploymentView>, who: &str, redactor
                 None => canvas.words("\nlive now: nothing\n"),
             }
         }
+        (Deed::Backup { .. }, _) => canvas.words("Nothing else changes; a deployment waits meanwhile.\n"),
         (_, Some(view)) => {
             canvas.words(&format!("{}/{}, {}\n", view.app, view.environment, view.status.as_str().replace('_', " ")));
             commit(&mut canvas, view, redactor);
@@ -180,7 +183,7 @@ pub fn question(deed: &Deed, about: Option<&DeploymentView>, who: &str, redactor
             canvas.code(&one_line(reason, redactor, REASON));
             canvas.words("\n");
         }
-        Deed::Deploy { .. } | Deed::Rerun { .. } | Deed::Rollback { .. } => {}
+        Deed::Deploy { .. } | Deed::Rerun { .. } | Deed::Rollback { .. } | Deed::Backup { .. } => {}
     }
     foot(&mut canvas, who, redactor);
     canvas.message()
@@ -277,6 +280,25 @@ pub fn settled(mark: &str, deed: &Deed, what: &str, who: &str, redactor: &Redact
     let mut canvas = Canvas::default();
     canvas.words(&format!("{mark} {}: {what}, said ", one_line(&deed.line(), redactor, REASON)));
     canvas.code(&one_line(who, redactor, NAME));
+    canvas.message()
+}
+
+/// What a backup came to.
+pub fn backed_up(key: &EnvironmentKey, report: &BackupReport, redactor: &Redactor) -> Message {
+    let mut canvas = Canvas::default();
+    match &report.set {
+        Some(set) => {
+            canvas.words(&format!("💾 {key} is backed up ({}): ", human_bytes(report.bytes)));
+            canvas.code(&one_line(set, redactor, REASON));
+            canvas.words("\n");
+        }
+        None => canvas.words(&format!("⚠️ {key} is not backed up\n")),
+    }
+    for failure in report.failures.iter().take(CHECKS) {
+        canvas.words(&format!("⚠️ {}: ", one_line(&failure.name, redactor, NAME)));
+        canvas.code(&one_line(&failure.error, redactor, CHECK));
+        canvas.words("\n");
+    }
     canvas.message()
 }
 

@@ -183,6 +183,34 @@ fn a_long_log_comes_as_a_file_without_its_secrets() {
 }
 
 #[test]
+fn data_is_backed_up_by_a_button() {
+    let api = BotApi::start();
+    let mut site = site(&api);
+    site.push("one");
+    site.serve();
+    api.says(OPERATOR, "/backup");
+    expect_all(&api.wait_for_words("there is nothing to back up"), &["⚠️", "[[backup]]"]);
+    site.stop_daemon();
+    let database = site.path().join("guests.db");
+    let script = "import sqlite3, sys\nsqlite3.connect(sys.argv[1]).execute('CREATE TABLE guests (name TEXT)')";
+    assert!(Command::new("python3").args(["-c", script]).arg(&database).status().unwrap().success());
+    let mut site = site.with(&format!("[[backup]]\nkind = \"sqlite\"\npath = \"{}\"", database.display()));
+    site.serve();
+    api.says(OPERATOR, "/backup production");
+    expect_all(&api.wait_for_button("Yes, back up"), &["Back up the data of", "/production?"]);
+    let press = say_yes(&api, "Yes, back up");
+    assert_eq!(api.wait_for_answer(press).text, "it begins");
+    let end = api.wait_for_words("💾");
+    expect_all(&end, &["is backed up (", &site.app]);
+    api.delivers_again(press);
+    heard(&api);
+    let sets = std::fs::read_dir(site.path().join("backups").join(&site.app).join("production")).unwrap();
+    let sets: Vec<_> = sets.flatten().map(|entry| entry.file_name()).collect();
+    let sets: Vec<_> = sets.iter().filter(|name| !name.to_string_lossy().starts_with('.')).collect();
+    assert_eq!(sets.len(), 1, "{sets:?}");
+}
+
+#[test]
 fn several_places_are_asked_about_or_named() {
     let api = BotApi::start();
     let dev = format!("[environments.dev]\nbranch = \"main\"\nport = {}", free_port());
