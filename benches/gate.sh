@@ -20,8 +20,7 @@ while (($# > 0)); do
     esac
     shift 2
 done
-app=gate-bench
-# shellcheck source=lib.sh
+# shellcheck source=benches/lib.sh
 source "$here/lib.sh"
 caddy=${CADDY:-$(command -v caddy || true)}
 

@@ -4,8 +4,8 @@
 //! its record. A debug build can be told, by the binary, what to do at some of them; a release build is told nothing, and reaching
 //! a point is then a look at an empty list.
 //!
-//! The order is text: `point=action,…`, where a point is `begun`, `step:<stage>:<moment>`, `undo:<stage>:<moment>`, `approval:<moment>` or
-//! `end:<moment>`, a moment is `intent`, `effect` or `record` (of an approval: `record` of the request, `decision` that was found, `heard` once it
+//! The order is text: `point=action,…`, where a point is `begun`, `step:<stage>:<moment>`, `undo:<stage>:<moment>`, `approval:<moment>`,
+//! `end:<moment>` or `report:<kind>:<moment>` (see `notify::Post`), a moment is `intent`, `effect` or `record` (of an approval: `record` of the request, `decision` that was found, `heard` once it
 //! is in the journal), and an action is one of
 //!
 //! - `kill`: the process sends itself SIGKILL;

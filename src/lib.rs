@@ -1,6 +1,6 @@
 //! Refit turns a `git push` into a safe deployment on a server its owner controls.
 //!
-//! A request enters through a door (`server`, `cli`, later `telegram`), becomes a durable row (`queue`),
+//! A request enters through a door (`server`, `cli`, `telegram`), becomes a durable row (`queue`),
 //! and is carried out step by step by `pipeline`, which writes each intent to the journal (`registry`) before
 //! it touches the world through `git`, `runtime` and `data`. What happened leaves through `notify`.
 //!
@@ -17,6 +17,7 @@ pub mod files;
 pub mod gate;
 pub mod git;
 pub mod log;
+pub mod migrate;
 pub mod model;
 pub mod notify;
 pub mod pipeline;
@@ -27,8 +28,14 @@ pub mod rollback;
 pub mod runtime;
 pub mod secret;
 pub mod server;
+pub mod telegram;
+mod throttle;
 pub mod trigger;
 
 #[cfg(test)]
 #[path = "../tests/it/support/ports.rs"]
 mod test_ports;
+
+#[cfg(test)]
+#[path = "../tests/it/support/servers.rs"]
+mod test_servers;

@@ -102,6 +102,7 @@ fn every_command_has_a_paragraph_and_an_example() {
         "logs",
         "report",
         "hook",
+        "gate",
         "completions",
     ];
     for command in commands {
@@ -195,6 +196,34 @@ fn reading_before_anything_was_deployed() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     assert_eq!((&status[0]["app"], &status[0]["live"]), (&"demo".into(), &serde_json::Value::Null));
     assert!(!dir.path().join(".refit").exists(), "reading makes nothing");
+}
+
+#[test]
+fn migrations_by_hand_say_what_they_need() {
+    let dir = site();
+    let (_, stderr) = run(dir.path(), &["migrate", "status"], 64);
+    assert!(
+        stderr.contains("demo/production has no migrations") && stderr.contains("files = \"migrations\""),
+        "{stderr}"
+    );
+    let file = dir.path().join("pipeline.toml");
+    let good = fs::read_to_string(&file).unwrap();
+    fs::write(&file, format!("{good}[migrate]\nrun = \"true\"\n")).unwrap();
+    let (_, stderr) = run(dir.path(), &["migrate", "up"], 64);
+    assert!(stderr.contains("a command of its own"), "{stderr}");
+    fs::write(&file, format!("{good}[migrate]\nfiles = \"db\"\nurl = {{ env = \"REFIT_TEST_UNSET\" }}\nhold = true\n"))
+        .unwrap();
+    let (checked, _) = run(dir.path(), &["check", "--without-secrets"], 0);
+    assert!(
+        checked.contains("SQL files of db to the database of `url`, locks waited for 5.0 s, with the app stopped"),
+        "{checked}"
+    );
+    let (_, stderr) = run(dir.path(), &["migrate", "up"], 78);
+    assert!(stderr.contains("REFIT_TEST_UNSET"), "{stderr}");
+    // Nothing was ever pushed.
+    let (_, stderr) = run(dir.path(), &["migrate", "status"], 64);
+    assert!(stderr.contains("--commit SHA"), "{stderr}");
+    run(dir.path(), &["migrate", "down", "--to", "-1"], 64);
 }
 
 #[test]

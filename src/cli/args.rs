@@ -61,7 +61,9 @@ pub enum Command {
     /// Self-contained and offline. Makes a small web app in a temporary directory, starts a daemon, pushes four versions through the real
     /// hook and a signed webhook, shows after each what users see, and removes everything again. Uses Docker if it is there, else plain
     /// processes. Exits with 0 if every push ended as it should.
-    #[command(after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around")]
+    #[command(
+        after_help = "Example:\n  refit demo\n  refit demo --keep    # and look around\n  refit demo --chat    # with what Telegram would show"
+    )]
     Demo(DemoArgs),
 
     /// Write a pipeline.toml for the repository in this directory
@@ -178,6 +180,16 @@ pub enum Command {
     )]
     Resolve(ReasonArgs),
 
+    /// Look at SQL migrations, and apply them or take them back by hand
+    ///
+    /// For environments with `files` in `[migrate]`. A deployment applies what is pending by itself; by hand is for looking, for getting out of
+    /// trouble, and for what must not wait for a deployment. The files are those of the branch's tip, or of --commit. Up, down and redo work here and now,
+    /// and need the daemon to be stopped.
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate down --to 6 --env dev\n  refit migrate redo --yes"
+    )]
+    Migrate(MigrateArgs),
+
     /// Show what is live in each environment, and what happens now
     ///
     /// Works with and without a daemon, and changes nothing.
@@ -218,15 +230,23 @@ pub enum Command {
     #[command(after_help = "Example:\n  refit hook install /srv/git/app.git")]
     Hook(HookArgs),
 
-    /// Run the gate: the proxy that owns the public ports and switches between versions without dropping a request
+    /// Run the gate: the proxy that switches between versions and drops nothing
     ///
-    /// Runs in the foreground until SIGTERM. It keeps its routes on disk and serves at once what was live when it starts again. With --take-over a new
+    /// It owns the public ports. Runs in the foreground until SIGTERM. It keeps its routes on disk and serves at once what was live when it starts again. With --take-over a new
     /// gate replaces the running one: the sockets are handed over, so no connection is refused meanwhile. The commands ask a running gate.
     #[command(
         after_help = "Example:\n  refit gate --state-dir /srv/gate\n  refit gate route shop/production --listen 0.0.0.0:8000 --to \
                       42=127.0.0.1:49152\n  refit gate status\n  refit gate --take-over    # after an upgrade of refit"
     )]
     Gate(Box<GateArgs>),
+
+    /// Try the bot, or find the id of its chat
+    ///
+    /// With a bot, a deployment is watched, approved and taken back from a chat. docs/telegram.md leads there in five minutes.
+    #[command(
+        after_help = "Example:\n  refit telegram chats    # after you have written to the bot\n  refit telegram test"
+    )]
+    Telegram(TelegramArgs),
 
     /// Print a completion script for a shell
     ///
@@ -306,8 +326,11 @@ pub struct DemoArgs {
     /// Leave everything running at the end, to look around
     #[arg(long)]
     pub keep: bool,
+    /// Show after each push what a Telegram chat would show of it; no message leaves this machine
+    #[arg(long)]
+    pub chat: bool,
     /// End and remove what an earlier `--keep` left in this directory
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep"])]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["dir", "keep", "chat"])]
     pub clean: Option<PathBuf>,
 }
 
@@ -513,6 +536,49 @@ pub struct ReportArgs {
 
 #[derive(Debug, Args)]
 #[command(disable_help_subcommand = true)]
+pub struct TelegramArgs {
+    #[command(subcommand)]
+    pub command: TelegramCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TelegramCommand {
+    /// Send a message to the chat, edit it and delete it again
+    ///
+    /// Says of each step whether it works, and what to do if not: a wrong token, a bot that is not in the chat or may not write
+    /// there, a topic that is missing. Exits with 0 if all work, else 69.
+    #[command(
+        after_help = "Example:\n  refit telegram test\n  refit telegram test --format json | jq '.[] | select(.ok | not)'"
+    )]
+    Test(FormatArgs),
+    /// List the chats in which somebody has said something to the bot
+    ///
+    /// Write to the bot first, or add it to a group and say /start@its_name there. Works before there is a configuration, with the token in an
+    /// environment variable. Takes no message away from the daemon, and refuses to ask while one listens.
+    #[command(
+        after_help = "Example:\n  TELEGRAM_API_TOKEN=… refit telegram chats\n  refit telegram chats --format json | jq '.[].chat'"
+    )]
+    Chats {
+        #[command(flatten)]
+        target: TelegramTarget,
+        #[command(flatten)]
+        format: FormatArgs,
+    },
+}
+
+/// A bot that is not configured yet.
+#[derive(Debug, Args)]
+pub struct TelegramTarget {
+    /// The environment variable with the token, where [telegram] has none
+    #[arg(long, value_name = "NAME", default_value = "TELEGRAM_API_TOKEN")]
+    pub token_env: String,
+    /// Another server of the Bot API, where [telegram] names none
+    #[arg(long, value_name = "URL", default_value = "https://api.telegram.org")]
+    pub api_url: String,
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
 pub struct HookArgs {
     #[command(subcommand)]
     pub command: HookCommand,
@@ -549,6 +615,77 @@ pub enum HookCommand {
         #[arg(long)]
         no_follow: bool,
     },
+}
+
+#[derive(Debug, Args)]
+#[command(disable_help_subcommand = true)]
+pub struct MigrateArgs {
+    #[command(subcommand)]
+    pub command: MigrateCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Show each migration: applied, pending, edited, missing or dirty
+    ///
+    /// Asks the database and reads the files of a commit; changes nothing.
+    #[command(
+        after_help = "Example:\n  refit migrate status\n  refit migrate status --commit 0123456789 --format json"
+    )]
+    Status(MigrateStatusArgs),
+    /// Apply what is pending
+    ///
+    /// Everything is checked before anything is applied. A backup is taken first.
+    #[command(after_help = "Example:\n  refit migrate up\n  refit migrate up --to 7 --no-backup")]
+    Up(MigrateActArgs),
+    /// Take migrations back with their `.down.sql`, the newest first
+    ///
+    /// Without --to it is the newest one; with it, everything above that number (0: everything). A backup is taken first.
+    #[command(after_help = "Example:\n  refit migrate down\n  refit migrate down --to 6 --commit 0123456789 --yes")]
+    Down(MigrateActArgs),
+    /// Take migrations back and apply them again
+    ///
+    /// For one that is being written: down as `refit migrate down`, then up again.
+    #[command(after_help = "Example:\n  refit migrate redo --env dev --yes")]
+    Redo(MigrateActArgs),
+}
+
+/// Whose files.
+#[derive(Debug, Args)]
+pub struct MigrateFilesArgs {
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// The files of this commit, in full or its beginning
+    #[arg(long, value_name = "SHA", conflicts_with = "reference")]
+    pub commit: Option<String>,
+    /// The files of this branch or tag; by default of the environment's branch
+    #[arg(long = "ref", value_name = "REF")]
+    pub reference: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateStatusArgs {
+    #[command(flatten)]
+    pub files: MigrateFilesArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MigrateActArgs {
+    #[command(flatten)]
+    pub files: MigrateFilesArgs,
+    /// Up to and with this number; of down and redo: down to it
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(i64).range(0..))]
+    pub to: Option<i64>,
+    /// Do not ask
+    #[arg(long)]
+    pub yes: bool,
+    /// Take no backup first
+    #[arg(long)]
+    pub no_backup: bool,
+    #[command(flatten)]
+    pub format: FormatArgs,
 }
 
 #[derive(Debug, Args)]

@@ -11,7 +11,10 @@ use super::{
     style::{Paint, Tone, cell, table_text, took},
 };
 use crate::{
-    config::{BackupSource, Config, Environment, MissingSecrets, PostgresTools, Probe, Strategy, TestPlace},
+    config::{
+        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools,
+        Probe, Strategy, TestPlace,
+    },
     model::Stage,
 };
 
@@ -103,13 +106,29 @@ fn stage_plan(name: Stage, environment: &Environment) -> StagePlan {
         Stage::Build => (true, build(environment)),
         Stage::Tag => (true, "remember what is live as the way back".to_owned()),
         Stage::Migrate => match &environment.migrate {
-            Some(migrate) => (true, migrate.run.clone()),
+            Some(migrate) => (true, migration(migrate)),
             None => (false, "no [migrate]".to_owned()),
         },
         Stage::Start => (true, start(environment)),
         Stage::Smoke => smoke(&environment.smoke),
     };
     StagePlan { name, on, what }
+}
+
+/// What migrates, and what becomes of it when the deployment fails.
+fn migration(migrate: &Migrate) -> String {
+    let with = match &migrate.with {
+        MigrateWith::Command(command) => command.run.clone(),
+        MigrateWith::Files(files) => {
+            let database = match &files.database {
+                MigrationDatabase::Backup(name) => format!("the database of backup {name}"),
+                MigrationDatabase::Url(_) => "the database of `url`".to_owned(),
+            };
+            format!("SQL files of {} to {database}, locks waited for {}", files.dir, span(files.lock_timeout))
+        }
+    };
+    let hold = if migrate.hold { ", with the app stopped" } else { "" };
+    format!("{with}{hold} (on failure: {})", migrate.on_failure.as_str())
 }
 
 fn smoke(smoke: &crate::config::Smoke) -> (bool, String) {

@@ -13,6 +13,7 @@ pub mod exit {
     pub const OK: u8 = 0;
     pub const USAGE: u8 = 64;
     pub const UNAVAILABLE: u8 = 69;
+    pub const BUSY: u8 = 75;
     /// A bug in refit.
     pub const SOFTWARE: u8 = 70;
     /// 128 and SIGINT.

@@ -129,7 +129,7 @@ impl Hands {
     /// Sends what waits in the outbox, where no daemon does.
     pub fn send_reports(&self) -> Option<BoxFuture<'static, ()>> {
         let Self::Here(control) = self else { return None };
-        let sent = notify::flush(control.registry().clone(), control.config().clone(), FLUSH);
+        let sent = notify::flush(post(control), FLUSH);
         // What could not be sent is told at the end.
         Some(sent.map(drop).boxed())
     }
@@ -147,7 +147,7 @@ impl Hands {
             }
         }
         // What cannot be sent now is sent by the next command or the daemon.
-        let sent = notify::flush(control.registry().clone(), control.config().clone(), FLUSH);
+        let sent = notify::flush(post(&control), FLUSH);
         tokio::select! {
             sent = sent => if let Err(why) = sent {
                 context.say(&why);
@@ -156,6 +156,12 @@ impl Hands {
         }
         control.close().await;
     }
+}
+
+/// What reports are sent with.
+pub fn post(control: &Control) -> notify::Post {
+    let post = notify::Post::new(control.registry().clone(), control.config().clone());
+    notify::Post { faults: control.faults().clone(), ..post }
 }
 
 /// SIGINT, SIGTERM and SIGHUP, once this exists: they no longer end the process by themselves.

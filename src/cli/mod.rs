@@ -36,6 +36,7 @@ mod hook;
 mod init;
 mod logging;
 mod logs;
+mod migrate;
 mod outputs;
 mod progress;
 mod report;
@@ -50,6 +51,7 @@ mod show;
 mod status;
 mod story;
 mod style;
+mod telegram;
 
 use args::{Cli, Command};
 use context::Context;
@@ -146,11 +148,13 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Approve(args) => approve::approve(context, args).await,
         Command::Reject(args) => approve::reject(context, args).await,
         Command::Resolve(args) => resolve::run(context, args).await,
+        Command::Migrate(args) => Box::pin(migrate::run(context, args.command)).await,
         Command::Status(args) => status::run(context, &args).await,
         Command::History(args) => history::run(context, &args).await,
         Command::Show(args) => show::run(context, &args).await,
         Command::Logs(args) => logs::run(context, &args).await,
         Command::Report(args) => report::run(context, &args).await,
+        Command::Telegram(args) => Box::pin(telegram::run(context, args.command)).await,
         Command::Hook(args) => hook::run(context, args.command).await,
         Command::Gate(args) => Box::pin(gate::run(context, *args)).await,
         Command::Completions { shell } => completions::run(context, shell),

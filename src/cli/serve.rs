@@ -22,6 +22,7 @@ use crate::{
     control::{Control, ControlError, Options},
     notify,
     server::{self, SharedVerbs, socket::Socket},
+    telegram,
 };
 
 /// How long running deployments may go on after the first signal, before they are cancelled and undone.
@@ -103,13 +104,21 @@ async fn serve(
     let verbs: SharedVerbs = Arc::new(control.clone());
     let (network_ends, all_ends) = (CancellationToken::new(), CancellationToken::new());
 
-    let network = tokio::spawn(server::serve(listener, verbs.clone(), config.clone(), network_ends.clone()));
+    let (door, inlet) = telegram::line(config.telegram.as_ref()).unzip();
+    let network = tokio::spawn(server::serve(listener, verbs.clone(), config.clone(), door, network_ends.clone()));
     let local = tokio::spawn(socket.serve(verbs, config.clone(), all_ends.clone()));
     let watchdog = tokio::spawn(feed_watchdog(all_ends.clone()));
     // Until `all_ends`, so that the last reports leave too.
-    let reports =
-        tokio::spawn(notify::run(control.registry().clone(), config.clone(), control.ticks(), all_ends.clone()));
+    let post = super::hands::post(control);
+    let pacer = post.pacer.clone();
+    let reports = tokio::spawn(notify::run(post, control.ticks(), all_ends.clone()));
 
+    // It gives commands: it ends with the other doors.
+    let bot = tokio::spawn(Box::pin(telegram::run(control.clone(), pacer, inlet, network_ends.clone())));
+
+    if config.telegram_without_token {
+        tracing::warn!("the token of [telegram] is not set or empty: reports go to this log only");
+    }
     tracing::info!("listening on {address} and {}", path.display());
     announce(&[NotifyState::Ready, NotifyState::Status(&format!("listening on {address}"))]);
     signals.end().await;
@@ -129,7 +138,7 @@ async fn serve(
     network_ends.cancel();
     shut_down(control, shutdown, signals).await;
     all_ends.cancel();
-    for task in [network, local, watchdog, reports] {
+    for task in [network, local, watchdog, reports, bot] {
         if let Err(error) = task.await {
             tracing::error!("a part of the daemon broke: {error}");
         }

@@ -160,6 +160,11 @@ fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String>
             notes.push(format!("backup {set} was restored to try it {when}, and is good"));
         }
     }
+    if !status.schema_ahead.is_empty() {
+        let what = paint.tone(Tone::Warn, "the schema is newer than what is live");
+        let ahead = clip(&status.schema_ahead.join(", "), 120);
+        notes.push(format!("{what}, which does not know {ahead} (docs/migrations.md says what to do)"));
+    }
     match (status.service.state.as_str(), &status.service.detail, &status.live) {
         // The detail is its address, or what the table says already.
         ("running" | "none", _, _) | (_, None, _) => {}
@@ -202,6 +207,7 @@ mod tests {
             databases: Vec::new(),
             backups: None,
             migrations: None,
+            schema_ahead: Vec::new(),
             running: None,
             queued: None,
             awaiting_approval: None,
@@ -234,6 +240,7 @@ mod tests {
         let verified = Some(VerifiedBackup { set: newest.set.clone(), look });
         production.backups = Some(BackupStatus { newest: Some(newest.clone()), verified });
         production.migrations = Some("0004".to_owned());
+        production.schema_ahead = vec!["0004".to_owned()];
         (production.running, production.queued) = (Some(DeploymentId(9)), Some(DeploymentId(10)));
         production.last = Some(LastDeployment {
             id: DeploymentId(8),

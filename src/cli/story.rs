@@ -11,7 +11,7 @@ use crate::{
         ApprovalState, CommitId, DeploymentId, DeploymentView, EnvironmentKey, Name, RollbackKind, RollbackView, Stage,
         StageStatus, Status, TriggerKind,
     },
-    notify::freed,
+    notify::{freed, reference},
     pipeline::outcome,
     registry::{Registry, Release, Result},
 };
@@ -330,11 +330,9 @@ impl Story {
 
     /// `branch main`, `tag v1`, or what a person named.
     pub fn origin(&self) -> String {
-        let reference = &self.deployment.reference;
-        match (reference.strip_prefix("refs/heads/"), reference.strip_prefix("refs/tags/")) {
-            (Some(branch), _) => format!("branch {}", clip(branch, 100)),
-            (_, Some(tag)) => format!("tag {}", clip(tag, 100)),
-            _ => clip(reference, 100),
+        match reference(&self.deployment.reference) {
+            ("ref", name) => clip(name, 100),
+            (label, name) => format!("{label} {}", clip(name, 100)),
         }
     }
 

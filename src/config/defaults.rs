@@ -45,8 +45,10 @@ timeout = "30m"
 no_cache = false
 
 ["migrate"]
+lock_timeout = "5s"
 timeout = "10m"
 on_failure = "keep"
+hold = false
 max_backup_age = "5m"
 
 ["start"]
@@ -101,5 +103,7 @@ log_keep_days = 30
 
 ["telegram"]
 operators = []
+chats = []
+quiet = false
 api_url = "https://api.telegram.org"
 "#;

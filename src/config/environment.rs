@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{
     load::{Claims, read_app},
+    migrate,
     read::Reader,
     schema::{COMMON, STAGES},
     smoke, stages, start,
@@ -86,6 +87,7 @@ impl Overlay<'_> {
         let start = start::start(&one(&start, "start"), port);
         let (backups, backup_retention) =
             stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"), &key.environment);
+        let migrate = self.has("migrate").then(|| migrate::migrate(&one(&migrate, "migrate"), &backups)).flatten();
         Some(Environment {
             paths: table.get("paths", values::path_rules),
             requires: table.list("requires", docker_name),
@@ -98,7 +100,7 @@ impl Overlay<'_> {
                 .filter(|every| !every.is_zero()),
             tests: stages::tests(&many(&test, "test"), start.runtime),
             build: stages::build(&one(&build, "build"), start.runtime),
-            migrate: self.has("migrate").then(|| stages::migrate(&one(&migrate, "migrate"))).flatten(),
+            migrate,
             smoke: smoke::smoke(&one(&smoke, "smoke"), port),
             rollback: stages::rollback(&one(&rollback, "rollback")),
             start,

@@ -84,7 +84,16 @@ fn read_main(cx: &Context<'_>, file: &Path) -> Option<Config> {
         root.complain("include", Complaint::new("there is no app in this file or in what it includes"));
     }
     let apps: Vec<Arc<App>> = apps.into_iter().map(Arc::new).collect();
-    Some(Config { file: absolute, files, server, telegram, apps, redactor: Redactor::default() })
+    let telegram_without_token = root.has("telegram") && telegram.is_none();
+    Some(Config {
+        file: absolute,
+        files,
+        server,
+        telegram,
+        telegram_without_token,
+        apps,
+        redactor: Redactor::default(),
+    })
 }
 
 /// Whether the file has tables that only make sense with an `[app]`.
@@ -193,6 +202,9 @@ fn read_telegram(reader: &Reader<'_>) -> Option<Telegram> {
     };
     let thread = reader.read("thread", integer(1..=i64::from(i32::MAX)));
     let operators = reader.list("operators", integer(1..=i64::MAX));
+    let chats = reader.list("chats", chat_id);
+    let webhook = reader.read("webhook", webhook);
+    let quiet = reader.get("quiet", values::boolean);
     let api_url = reader.get("api_url", values::web_address);
     // Without a token the variable of the chat may well be missing too; a chat that stands in the file is checked all the same.
     let written = reader.own("chat").is_some_and(|value| value.as_table().is_none());
@@ -200,7 +212,31 @@ fn read_telegram(reader: &Reader<'_>) -> Option<Telegram> {
         return None;
     }
     let chat = reader.required("chat", |value| chat(reader, value)).flatten();
-    Some(Telegram { token: token?, chat: chat?, thread, operators, api_url })
+    Some(Telegram { token: token?, chat: chat?, thread, operators, chats, webhook, quiet, api_url })
+}
+
+/// Telegram sends updates over TLS only, and to four ports (Bot API, `setWebhook`).
+fn webhook(value: &Value) -> Parsed<String> {
+    const PORTS: [u16; 4] = [443, 80, 88, 8443];
+    let address = values::web_address(value)?;
+    let help = "such as https://deploy.example.org/hooks/telegram: a proxy with a certificate passes it on to `[server] listen`";
+    let url = reqwest::Url::parse(&address).map_err(|e| Complaint::new(format!("is not a URL: {e}")).help(help))?;
+    if url.scheme() != "https" {
+        return Err(Complaint::new("must begin with https://").help(help));
+    }
+    if !url.port_or_known_default().is_some_and(|port| PORTS.contains(&port)) {
+        return Err(Complaint::new("has a port that Telegram does not send to").help("it takes 443, 80, 88 and 8443"));
+    }
+    Ok(address)
+}
+
+/// A chat's id, written as a number.
+fn chat_id(value: &Value) -> Parsed<i64> {
+    match &value.kind {
+        Kind::Integer(id) if *id != 0 => Ok(*id),
+        Kind::Integer(_) => Err(Complaint::new("is not a chat's id").help("`refit telegram chats` shows them")),
+        _ => Err(values::wrong_type("a chat's id", value)),
+    }
 }
 
 /// A chat's id: an integer, the same in quotes, or where to find it. `None` where it is not there and need not be.
@@ -220,7 +256,7 @@ fn chat(reader: &Reader<'_>, value: &Value) -> Parsed<Option<i64>> {
     match text.trim().parse::<i64>() {
         Ok(id) if id != 0 => Ok(Some(id)),
         _ => Err(Complaint::new("is not a chat's id")
-            .help("a chat's id is a number such as 10001 or -1001234567890; write to @userinfobot to learn yours")),
+            .help("a chat's id is a number such as 10001 or -1001234567890; `refit telegram chats` finds it")),
     }
 }
 

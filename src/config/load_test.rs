@@ -70,6 +70,8 @@ secret = [{ env = "GITHUB_WEBHOOK_SECRET" }, { file = "old-secret" }]
 token = { env = "TELEGRAM_API_TOKEN" }
 chat = { env = "TELEGRAM_CHAT_ID" }
 operators = [10001]
+chats = [10001, -100300]
+webhook = "https://deploy.example.org/hooks/telegram"
 api_url = "https://api.telegram.org"
 [environments.production]
 branch = "main"
@@ -166,6 +168,8 @@ fn the_fuller_example_loads() {
     assert_eq!(secrets, ["a new secret", "an old secret"]);
     let telegram = config.telegram.as_ref().unwrap();
     assert_eq!((telegram.chat, telegram.operators.as_slice()), (-100_200, &[10_001][..]));
+    assert_eq!(telegram.chats, [10_001, -100_300]);
+    assert_eq!(telegram.webhook.as_deref(), Some("https://deploy.example.org/hooks/telegram"));
     assert_eq!(config.redactor.mask("hunter22 in postgres://guestbook:hunter22@db/guestbook"), "[masked] in [masked]");
 
     let production = config.environment(None, None).unwrap();
@@ -182,7 +186,7 @@ fn the_fuller_example_loads() {
     assert_eq!(dev.start.health.probe, Probe::Tcp);
     assert_eq!(dev.start.health.deadline, Duration::from_secs(60));
     assert_eq!(dev.start.networks, ["guestbook"]);
-    assert_eq!(dev.migrate.as_ref().unwrap().run, "alembic upgrade head");
+    assert!(matches!(&dev.migrate.as_ref().unwrap().with, MigrateWith::Command(c) if c.run == "alembic upgrade head"));
 }
 
 #[test]
@@ -330,14 +334,61 @@ fn broken_toml_is_shown_without_the_secrets_in_it() {
 #[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
-        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n[migrate]\nrun = 'x'\non_failure = 'down'\n"
+        "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mysql'\n[start]\nruntime = 'kubernetes'\n"
     ));
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:7:11: `environments.production.windows`: this version does not know deployment windows yet; remove the key
     pipeline.toml:9:8: `backup[0].kind`: this version cannot make this kind of backup yet; it knows `postgres` and `sqlite`; remove the entry
     pipeline.toml:11:11: `start.runtime`: this version does not have this runtime yet; use "docker" or "process"
-    pipeline.toml:14:14: `migrate.on_failure`: this version cannot undo a failed migration yet; use "keep": the database is left as it is, and the report says so
     "#);
+}
+
+const DATABASE: &str = "[[backup]]\nkind = 'sqlite'\npath = 'app.db'\n";
+
+#[test]
+fn sql_files_find_their_database() {
+    let files = |text: &str| {
+        let house = House::new(&format!("{SMALL}{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
+        let config = house.config();
+        let migrate = config.apps[0].environments[0].migrate.clone().unwrap();
+        let MigrateWith::Files(files) = migrate.with else { panic!("{migrate:?}") };
+        (files, migrate.on_failure, migrate.hold)
+    };
+    let (only, way_back, hold) = files(&format!("{DATABASE}[migrate]\nfiles = 'db/migrations'\n"));
+    assert!(matches!(only.database, MigrationDatabase::Backup(name) if name.as_str() == "app"));
+    assert_eq!((only.dir.as_str(), only.lock_timeout), ("db/migrations", Duration::from_secs(5)));
+    assert_eq!((way_back, hold), (OnMigrateFailure::Keep, false));
+    let (url, way_back, hold) = files(
+        "[[backup]]\nkind = 'sqlite'\npath = 'app.db'\n[migrate]\nfiles = 'm'\nurl = { env = 'DATABASE_URL' }\non_failure = 'restore'\nhold = true\n",
+    );
+    assert!(matches!(url.database, MigrationDatabase::Url(url) if url.expose().ends_with("/app")));
+    assert_eq!((way_back, hold), (OnMigrateFailure::Restore, true));
+}
+
+#[test]
+fn migrations_that_could_not_keep_their_promise_are_refused() {
+    let told = |text: &str| {
+        let house = House::new(&format!("{SMALL}{text}")).var("DATABASE_URL", "oracle://u:p4ssw0rd@db/app");
+        house.errors()
+    };
+    let all = [
+        told("[migrate]\n"),
+        told("[migrate]\nfiles = 'm'\n"),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nrun = 'x'\n")),
+        told(&format!("{DATABASE}[migrate]\nfiles = '../m'\n")),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\ndatabase = 'other'\n")),
+        told(&format!("{DATABASE}{}[migrate]\nfiles = 'm'\n", DATABASE.replace("app", "two"))),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nversion = 'v'\ndown = 'd'\n")),
+        told("[migrate]\nfiles = 'm'\nurl = { env = 'DATABASE_URL' }\n"),
+        told(&format!("{DATABASE}[migrate]\nfiles = 'm'\nurl = {{ env = 'DATABASE_URL' }}\ndatabase = 'app'\n")),
+        told("[migrate]\nrun = 'x'\non_failure = 'down'\n"),
+        told("[migrate]\nrun = 'x'\ndown = 'y'\nlock_timeout = '1s'\n"),
+        told(&format!("{DATABASE}[migrate]\nrun = 'x'\non_failure = 'restore'\n")),
+        told("[migrate]\nrun = 'x'\non_failure = 'restore'\nhold = true\n"),
+        told("[migrate]\nrun = 'x'\non_failure = 'downn'\n"),
+    ];
+    assert!(!all.iter().any(|text| text.contains("p4ssw0rd")));
+    assert_snapshot!(all.join("\n"));
 }
 
 #[test]
@@ -346,7 +397,7 @@ fn secrets_that_are_missing_name_variable_and_key() {
     house.vars.clear();
     assert_snapshot!(house.errors(), @r#"
     pipeline.toml:8:11: `webhooks.github.secret[0]`: the environment variable `GITHUB_WEBHOOK_SECRET` is not set; set `GITHUB_WEBHOOK_SECRET` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export GITHUB_WEBHOOK_SECRET=…`)
-    pipeline.toml:55:28: `start.secrets.DATABASE_URL`: the environment variable `DATABASE_URL` is not set; set `DATABASE_URL` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export DATABASE_URL=…`)
+    pipeline.toml:57:28: `start.secrets.DATABASE_URL`: the environment variable `DATABASE_URL` is not set; set `DATABASE_URL` where Refit runs (a systemd unit's `EnvironmentFile=`, or `export DATABASE_URL=…`)
     "#);
     let config = house.load_as(MissingSecrets::Ignore).unwrap();
     assert!(config.telegram.is_none());
@@ -391,11 +442,30 @@ fn an_empty_webhook_secret_is_refused() {
 }
 
 #[test]
+fn updates_come_over_tls_to_a_port_that_telegram_sends_to() {
+    let errors = |webhook: &str, chats: &str| {
+        let table =
+            format!("[telegram]\ntoken = {{ env = 'TOKEN' }}\nchat = 5\nwebhook = '{webhook}'\nchats = {chats}\n");
+        House::new(&format!("{SMALL}{table}")).var("TOKEN", "1:x").errors()
+    };
+    assert!(errors("http://deploy.example/hooks/telegram", "[]").contains("must begin with https://"));
+    assert!(errors("https://deploy.example:8787/", "[]").contains("a port that Telegram does not send to"));
+    assert!(errors("https://deploy.example:8443/", "[0]").contains("is not a chat's id"));
+    assert!(errors("https://deploy.example:8443/", "['x']").contains("chats"));
+}
+
+#[test]
 fn an_empty_token_means_no_telegram() {
     let text = format!("{SMALL}[telegram]\ntoken = {{ env = 'TOKEN' }}\nchat = 5\n");
-    assert!(House::new(&text).config().telegram.is_none());
+    let off = House::new(&text).config();
+    assert!(off.telegram.is_none() && off.telegram_without_token);
+    assert!(!House::new(SMALL).config().telegram_without_token);
     assert!(House::new(&text).var("TOKEN", "").config().telegram.is_none());
-    assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some());
+    assert!(House::new(&text).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| !telegram.quiet));
+    let quiet = format!("{text}quiet = true\n");
+    assert!(House::new(&quiet).var("TOKEN", "1:x").config().telegram.is_some_and(|telegram| telegram.quiet));
+    let errors = House::new(&format!("{text}quiet = 'yes'\n")).var("TOKEN", "1:x").errors();
+    assert!(errors.contains("`telegram.quiet`: expected `true` or `false`"), "{errors}");
 }
 
 #[test]

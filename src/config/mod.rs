@@ -15,6 +15,7 @@ mod defaults;
 mod environment;
 mod error;
 mod load;
+mod migrate;
 mod read;
 mod repository;
 mod schema;

@@ -78,7 +78,23 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ("test", &["name", "target", "image", "run", "networks", "env", "secrets", "timeout", "coverage"]),
     ("test.coverage", &["report", "min"]),
     ("build", &["context", "dockerfile", "target", "args", "builder", "timeout", "run", "no_cache"]),
-    ("migrate", &["run", "version", "timeout", "on_failure", "max_backup_age"]),
+    (
+        "migrate",
+        &[
+            "run",
+            "version",
+            "status",
+            "down",
+            "files",
+            "database",
+            "url",
+            "lock_timeout",
+            "timeout",
+            "on_failure",
+            "hold",
+            "max_backup_age",
+        ],
+    ),
     (
         "start",
         &[
@@ -123,7 +139,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("webhooks", &["github"]),
     ("webhooks.github", &["secret"]),
-    ("telegram", &["token", "chat", "thread", "operators", "api_url"]),
+    ("telegram", &["token", "chat", "thread", "operators", "chats", "webhook", "quiet", "api_url"]),
     ("secret", &["env", "file"]),
 ];
 

@@ -1,12 +1,12 @@
-//! The tables of pull, backup, test, build, migrate and rollback.
+//! The tables of pull, backup, test, build and rollback.
 
 use super::{
     read::Reader,
     types::{
-        Backup, BackupSource, Build, Builder, Compression, Coverage, Migrate, OnMigrateFailure, PostgresFormat,
-        PostgresTools, Pull, Retention, Rollback, RuntimeKind, TestPlace, TestSuite, VerifyBackup,
+        Backup, BackupSource, Build, Builder, Compression, Coverage, PostgresFormat, PostgresTools, Pull, Retention,
+        Rollback, RuntimeKind, TestPlace, TestSuite, VerifyBackup,
     },
-    values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, integer, text},
+    values::{self, Complaint, boolean, choice, docker_name, duration, integer, text},
 };
 use crate::model::Name;
 
@@ -216,25 +216,6 @@ pub(super) fn build(table: &Reader<'_>, runtime: RuntimeKind) -> Build {
         timeout: table.get("timeout", duration),
         run: table.read("run", values::filled),
         no_cache: table.get("no_cache", boolean),
-    }
-}
-
-/// `None` where `run` is the empty string, by which an environment turns the common one off.
-pub(super) fn migrate(table: &Reader<'_>) -> Option<Migrate> {
-    let run = table.required("run", text);
-    let version = table.read("version", values::filled);
-    let timeout = table.get("timeout", duration);
-    let on_failure = table.read("on_failure", on_failure);
-    let max_backup_age = table.get("max_backup_age", duration);
-    let run = run.filter(|run| !run.trim().is_empty())?;
-    Some(Migrate { run, version, timeout, on_failure: on_failure?, max_backup_age })
-}
-
-fn on_failure(value: &super::tree::Value) -> Parsed<OnMigrateFailure> {
-    match choice(&[("keep", true), ("down", false), ("restore", false)])(value)? {
-        true => Ok(OnMigrateFailure::Keep),
-        false => Err(Complaint::new("this version cannot undo a failed migration yet")
-            .help("use \"keep\": the database is left as it is, and the report says so")),
     }
 }
 

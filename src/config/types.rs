@@ -20,6 +20,8 @@ pub struct Config {
     pub files: Vec<PathBuf>,
     pub server: Server,
     pub telegram: Option<Telegram>,
+    /// There is a `[telegram]`, but its token is unset or empty.
+    pub telegram_without_token: bool,
     /// In the order of the files; names are unique.
     pub apps: Vec<Arc<App>>,
     /// Masks every secret of this configuration.
@@ -72,6 +74,12 @@ pub struct Telegram {
     pub thread: Option<i32>,
     /// User ids who may press buttons and give commands.
     pub operators: Vec<u64>,
+    /// Further chats in which they may; reports go to `chat`.
+    pub chats: Vec<i64>,
+    /// The public URL that Telegram sends updates to; `None`: the bot asks for them.
+    pub webhook: Option<String>,
+    /// A success is told without a sound.
+    pub quiet: bool,
     pub api_url: String,
 }
 
@@ -262,22 +270,75 @@ pub enum Builder {
     BuildKit,
 }
 
+/// `[migrate]`.
 #[derive(Debug, Clone)]
 pub struct Migrate {
-    /// Run by `sh -c` in a one-off container of the new image.
+    pub with: MigrateWith,
+    pub timeout: Duration,
+    pub on_failure: OnMigrateFailure,
+    /// A backup older than this when migrate begins is taken again, if there is something to migrate.
+    pub max_backup_age: Duration,
+    /// The live version is stopped before the migration begins, so that nothing is written meanwhile.
+    pub hold: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum MigrateWith {
+    Command(MigrateCommand),
+    Files(MigrationFiles),
+}
+
+/// The user's own tool. Each is run by `sh -c` in a one-off container of the new image.
+#[derive(Debug, Clone)]
+pub struct MigrateCommand {
     pub run: String,
     /// Prints the schema's version: run before and after, recorded.
     pub version: Option<String>,
-    pub timeout: Duration,
-    pub on_failure: OnMigrateFailure,
-    /// A backup older than this when migrate begins is taken again.
-    pub max_backup_age: Duration,
+    /// Prints what is pending, a line each; nothing where there is nothing to do.
+    pub status: Option<String>,
+    /// Takes the schema back to the version in `$REFIT_SCHEMA_BEFORE`.
+    pub down: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// SQL files of the commit's tree, in the format of sqlx.
+#[derive(Debug, Clone)]
+pub struct MigrationFiles {
+    /// Relative to the repository's root.
+    pub dir: String,
+    pub database: MigrationDatabase,
+    /// How long a statement waits for a lock: so long at most do queries of the app wait behind it.
+    pub lock_timeout: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub enum MigrationDatabase {
+    /// The database of the `[[backup]]` of this name.
+    Backup(Name),
+    /// `postgres://`, `mysql://` or `sqlite://`.
+    Url(Secret),
+}
+
+/// What undo does about a migration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum OnMigrateFailure {
     /// Leave the database as it is and say so.
+    #[default]
     Keep,
+    /// Take back what this deployment applied, newest first.
+    Down,
+    /// Put back the backup that was taken with the app stopped.
+    Restore,
+}
+
+impl OnMigrateFailure {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Down => "down",
+            Self::Restore => "restore",
+        }
+    }
 }
 
 /// `[start]`. A release keeps it (see `pipeline::kept`): a new field needs a `#[serde(default)]`, and so do those of its parts and of

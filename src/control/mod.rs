@@ -35,14 +35,18 @@ use crate::{
 mod backup;
 mod decide;
 mod follow;
+mod migrate;
 mod observe;
+mod read;
 mod rollback;
 #[cfg(test)]
 mod tests;
 
 pub use backup::{BackupEntry, BackupRequest, BackupUpdate, BackupVerb, Created, Removed, RestoreWish, Restored};
 pub use decide::{ApprovalRequest, ResolveRequest, decide, resolve};
+pub use migrate::{MigrateReport, MigrateRequest, MigrateVerb, Migrations};
 pub use observe::Observer;
+pub use read::LogText;
 pub use rollback::{RollbackRequest, Target};
 
 /// What the binary hands in.
@@ -166,8 +170,11 @@ pub struct EnvironmentStatus {
     pub databases: Vec<DatabaseStatus>,
     /// `None` where nothing is configured to be backed up.
     pub backups: Option<BackupStatus>,
-    /// The schema version that the last migration reported.
+    /// The schema's version: as the database says where SQL files migrate, else as the last migration reported.
     pub migrations: Option<String>,
+    /// What the database has and the live version does not know: migrations of a version that did not stay.
+    #[serde(default)]
+    pub schema_ahead: Vec<String>,
     /// The deployment that runs now, and the one that waits.
     pub running: Option<DeploymentId>,
     pub queued: Option<DeploymentId>,
@@ -286,6 +293,11 @@ impl Control {
 
     pub fn registry(&self) -> &Registry {
         &self.world.registry
+    }
+
+    /// Faults that a test ordered.
+    pub fn faults(&self) -> &Faults {
+        &self.world.faults
     }
 
     /// Goes up with everything that is recorded; the notifier waits on it.

@@ -12,12 +12,14 @@ use super::{
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
     data::{self, Depth, SetState, SetSummary},
+    migrate,
     model::{DeploymentView, EnvironmentKey, Stage, Status},
     pipeline::{
-        Runtimes,
+        Runtimes, mirror,
         orphans::{self, Look},
     },
     registry::{Filter, Registry, Release},
+    rollback,
     runtime::{InstanceState, RuntimeError},
 };
 
@@ -121,6 +123,7 @@ impl Observer {
             stuck = registry.unresolved(&environment.key).await?;
         }
         let service = self.service(live.as_ref()).await;
+        let (migrations, schema_ahead) = self.schema(environment, live.as_ref(), &recent).await;
         let live = match (live, &self.registry) {
             (Some(release), Some(registry)) => {
                 let view = registry.deployment(release.deployment).await?;
@@ -146,7 +149,8 @@ impl Observer {
             service,
             databases: self.databases(environment).await,
             backups: self.backup_status(environment).await,
-            migrations: recent.iter().find_map(schema_version),
+            migrations,
+            schema_ahead,
             running: newest(Status::Running),
             queued: newest(Status::Queued),
             awaiting_approval: recent.iter().find(|d| d.status == Status::AwaitingApproval).and_then(|d| {
@@ -161,6 +165,28 @@ impl Observer {
                 finished_at: d.finished_at,
             }),
         })
+    }
+
+    /// The schema's version, and what of it the live version does not know.
+    async fn schema(
+        &self,
+        environment: &Environment,
+        live: Option<&Release>,
+        recent: &[DeploymentView],
+    ) -> (Option<String>, Vec<String>) {
+        let recorded = recent.iter().find_map(schema_version);
+        let Some(live) = live else { return (recorded, Vec::new()) };
+        let Some(files) = migrate::configured(environment) else {
+            // Further back nothing is known of the live version's own schema.
+            let known = recent.iter().any(|d| d.id == live.deployment);
+            let ahead = rollback::schema_ahead(recent, live.deployment).filter(|_| known);
+            return (recorded, ahead.into_iter().collect());
+        };
+        let at = (mirror(&self.config, environment), live.commit.clone());
+        match migrate::survey(environment, files, at, self.runtimes.containers.as_ref(), PATIENCE).await {
+            Ok(survey) => (Some(survey.state.version()), survey.unknown()),
+            Err(_) => (recorded, Vec::new()),
+        }
     }
 
     async fn service(&self, live: Option<&Release>) -> ServiceStatus {

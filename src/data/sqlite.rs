@@ -231,7 +231,7 @@ fn restore_hint(file: &str, compression: Compression) -> String {
         Compression::Zstd => "zstd -dc",
         Compression::None => "cat",
     };
-    format!("{read} {file} > DATABASE (with the app stopped, and DATABASE-wal and DATABASE-shm removed)")
+    format!("{read} {file} > DATABASE  # with the app stopped, and DATABASE-wal and DATABASE-shm removed")
 }
 
 /// Makes a small database with a table of guests, for `refit demo` to have something to back up.

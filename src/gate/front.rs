@@ -33,7 +33,7 @@ use super::{
     stream::{ClientStream, HEAD_TIME, REST},
     table::Table,
 };
-use crate::server::throttle::Throttle;
+use crate::throttle::Throttle;
 
 /// Connections that wait to be accepted. The kernel's own limit (`net.core.somaxconn`) may be lower.
 const BACKLOG: u32 = 4096;
@@ -214,6 +214,9 @@ async fn http1(stream: ClientStream, proxy: &Arc<Proxy>, leaving: &ShutdownWatch
     }
 }
 
+/// How many connections each address has.
+type OfOne = Arc<Mutex<HashMap<IpAddr, u32>>>;
+
 /// Counts connections, and refuses those that are too many: of all, and of one client.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -221,7 +224,7 @@ pub(super) struct Connections {
     most_of_one: u32,
     now: Arc<AtomicU64>,
     refused: AtomicU64,
-    of_one: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    of_one: OfOne,
 }
 
 impl Connections {
@@ -267,7 +270,7 @@ impl Connections {
 #[derive(Debug)]
 pub(super) struct Seat {
     now: Arc<AtomicU64>,
-    of_one: Option<(Arc<Mutex<HashMap<IpAddr, u32>>>, IpAddr)>,
+    of_one: Option<(OfOne, IpAddr)>,
 }
 
 impl Drop for Seat {

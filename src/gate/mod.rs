@@ -53,7 +53,7 @@ use control::Control;
 use front::{Connections, Floor};
 use house::Gate;
 
-use crate::server::{socket::Socket, throttle::Throttle};
+use crate::{server::socket::Socket, throttle::Throttle};
 
 /// Files that the gate needs besides connections.
 const OTHER_FILES: u64 = 512;

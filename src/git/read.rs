@@ -178,14 +178,53 @@ impl Mirror {
         Ok(paths)
     }
 
+    /// The files of one directory of a commit's tree, by name and with what they hold; `None` where there is no such directory. Only those whose
+    /// names `wanted` takes; directories are left out. At most 4 MiB a file; links are not followed but refused.
+    pub fn read_dir(
+        &self,
+        commit: &CommitId,
+        path: &str,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Result<Option<Vec<(String, Vec<u8>)>>, GitError> {
+        let operation = format!("read the files in `{}` of commit {}", quoted(path), commit.short());
+        let invalid = |why: String| GitError::new(GitErrorKind::Invalid, &operation, why);
+        let parts = inner(path).ok_or_else(|| invalid("not a path in the repository".to_owned()))?;
+        let repository = self.open(&operation)?;
+        let broken = |e: git2::Error| self.damaged(&operation, &e);
+        let mut tree = self.find(&repository, &operation, commit)?.tree().map_err(broken)?;
+        if !parts.is_empty() {
+            let entry = match tree.get_path(std::path::Path::new(&parts.join("/"))) {
+                Ok(entry) if entry.kind() == Some(ObjectType::Tree) => entry,
+                Ok(_) => return Err(invalid("not a directory".to_owned())),
+                Err(error) if error.code() == ErrorCode::NotFound => return Ok(None),
+                Err(error) => return Err(broken(error)),
+            };
+            tree = repository.find_tree(entry.id()).map_err(broken)?;
+        }
+        let odb = repository.odb().map_err(broken)?;
+        let mut files = Vec::new();
+        for entry in &tree {
+            let name = String::from_utf8_lossy(entry.name_bytes()).into_owned();
+            if entry.kind() != Some(ObjectType::Blob) || !wanted(&name) {
+                continue;
+            }
+            if entry.filemode() == 0o120_000 {
+                return Err(invalid(format!("`{}` is a symbolic link; put the file itself there", quoted(&name))));
+            }
+            if odb.read_header(entry.id()).map_err(broken)?.0 > LARGEST_FILE {
+                return Err(invalid(format!("`{}` is larger than 4 MiB", quoted(&name))));
+            }
+            files.push((name, odb.read(entry.id()).map_err(broken)?.data().to_vec()));
+        }
+        Ok(Some(files))
+    }
+
     /// One file of a commit's tree; `None` where there is none. At most 4 MiB; links are not followed but refused.
     pub fn read_file(&self, commit: &CommitId, path: &str) -> Result<Option<Vec<u8>>, GitError> {
         let operation = format!("read `{}` of commit {}", quoted(path), commit.short());
         let invalid = |why: &str| GitError::new(GitErrorKind::Invalid, &operation, why);
-        let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
-        if path.starts_with('/') || parts.is_empty() || parts.contains(&"..") || path.contains('\0') {
-            return Err(invalid("not a path in the repository"));
-        }
+        let parts = inner(path).filter(|parts| !parts.is_empty());
+        let parts = parts.ok_or_else(|| invalid("not a path in the repository"))?;
         let repository = self.open(&operation)?;
         let broken = |e: git2::Error| self.damaged(&operation, &e);
         let tree = self.find(&repository, &operation, commit)?.tree().map_err(broken)?;
@@ -253,6 +292,13 @@ impl Mirror {
         );
         GitError::new(GitErrorKind::Damaged, operation, why)
     }
+}
+
+/// The parts of a path within the tree; none for its root.
+fn inner(path: &str) -> Option<Vec<&str>> {
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | ".")).collect();
+    let outside = path.starts_with('/') || parts.contains(&"..") || path.contains('\0');
+    (!outside).then_some(parts)
 }
 
 /// The refs that a name may mean, first choice first.

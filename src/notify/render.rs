@@ -26,7 +26,7 @@ pub struct Message {
 }
 
 /// A part of a row.
-enum Piece {
+pub(super) enum Piece {
     /// Our own words.
     Words(String),
     /// What came from outside, or is to be copied.
@@ -90,8 +90,7 @@ impl Report {
             canvas.words("\n");
         }
         canvas.append(foot);
-        let whole = |text: String| text.strip_suffix('\n').map_or(text.clone(), str::to_owned);
-        Message { html: whole(canvas.html), plain: whole(canvas.plain) }
+        canvas.message()
     }
 
     fn tail_heading(&self) -> String {
@@ -211,29 +210,38 @@ fn newest_that_fit(lines: &[String], room: usize) -> Option<String> {
 
 /// A message under construction: markup, plain text, and the length that Telegram will count.
 #[derive(Default)]
-struct Canvas {
+pub(crate) struct Canvas {
     html: String,
     plain: String,
-    units: usize,
+    pub units: usize,
 }
 
 impl Canvas {
-    fn words(&mut self, text: &str) {
+    pub fn words(&mut self, text: &str) {
         self.put("", text, "");
     }
 
-    fn bold(&mut self, text: &str) {
+    pub fn bold(&mut self, text: &str) {
         self.put("<b>", text, "</b>");
     }
 
-    fn pre(&mut self, text: &str) {
+    pub fn pre(&mut self, text: &str) {
         self.put("<pre>", text, "</pre>");
     }
 
-    fn piece(&mut self, piece: &Piece) {
+    pub fn code(&mut self, text: &str) {
+        self.put("<code>", text, "</code>");
+    }
+
+    pub fn message(self) -> Message {
+        let whole = |text: String| text.strip_suffix('\n').map_or(text.clone(), str::to_owned);
+        Message { html: whole(self.html), plain: whole(self.plain) }
+    }
+
+    pub(super) fn piece(&mut self, piece: &Piece) {
         match piece {
             Piece::Words(text) => self.words(text),
-            Piece::Code(text) => self.put("<code>", text, "</code>"),
+            Piece::Code(text) => self.code(text),
             Piece::Link { text, url } => self.put(&format!("<a href=\"{}\">", escape(url)), text, "</a>"),
         }
     }
@@ -256,7 +264,7 @@ impl Canvas {
         self.units += units(text);
     }
 
-    fn append(&mut self, other: Self) {
+    pub fn append(&mut self, other: Self) {
         self.html.push_str(&other.html);
         self.plain.push_str(&other.plain);
         self.units += other.units;

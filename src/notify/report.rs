@@ -4,7 +4,10 @@
 //! printable and limited in length there, so that `render` only has to escape. Fields are kept apart as long as possible:
 //! a later sender (mail, a webhook) can lay them out in its own way.
 
-use super::words::{commit_url, duration, freed, log_line, one_line};
+use super::{
+    card::elapsed,
+    words::{commit_url, duration, freed, log_line, one_line, reference},
+};
 use crate::{
     config::Config,
     model::{
@@ -63,8 +66,19 @@ pub struct Report {
     pub took: Option<String>,
     /// Until when it waits for approval, or who gave it.
     pub approval: Option<String>,
+    /// Who gave or refused it.
+    pub answered_by: Option<String>,
+    /// How long a running one has been at it.
+    pub elapsed: Option<String>,
     /// The stages that were reached: `✓ pull 0.4 s`.
     pub stages: Vec<String>,
+    /// How many of them are done, and how many run.
+    pub done: usize,
+    pub running: usize,
+    /// Those that were not.
+    pub ahead: Vec<Stage>,
+    /// Something failed or was cancelled, and it is being undone.
+    pub goes_back: bool,
     pub failed_stage: Option<Stage>,
     pub error: Option<String>,
     /// The daemon was stopped while it ran.
@@ -97,6 +111,7 @@ impl Report {
         let line = |text: &str, max| one_line(text, redactor, max);
         let some = |text: &Option<String>, max| text.as_deref().map(|t| line(t, max)).filter(|t| !t.is_empty());
         let story = Story::read(events);
+        let (label, name) = reference(&view.reference);
         let tail = outcome::failure_tail(events);
         let quoted = tail.iter().skip(tail.len().saturating_sub(QUOTED_LINES));
         let warned = view.stages.iter().filter(|s| s.status == StageStatus::Warned);
@@ -111,7 +126,7 @@ impl Report {
             }),
             subject: some(&view.subject, SUBJECT),
             author: some(&view.author, NAME),
-            reference: reference(&view.reference, redactor),
+            reference: (label, line(name, REFERENCE)),
             rollback: view.rollback.as_ref().map(|r| (way(view, r), line(&r.reason, SUBJECT))),
             restores: is_restore(view),
             trigger: (door(view.trigger.kind), some(&view.trigger.by, NAME)),
@@ -126,7 +141,13 @@ impl Report {
                 // The reason tells of every other answer.
                 _ => None,
             }),
+            answered_by: view.approval.as_ref().and_then(|approval| some(&approval.by, NAME)),
+            elapsed: view.duration_ms.filter(|_| view.status == Status::Running).map(elapsed),
             stages: view.stages.iter().filter_map(stage_line).collect(),
+            done: view.stages.iter().filter(|s| !is_open(s)).count(),
+            running: view.stages.iter().filter(|s| s.status == StageStatus::Running).count(),
+            ahead: view.stages.iter().filter(|s| s.status == StageStatus::Pending).map(|s| s.name).collect(),
+            goes_back: story.goes_back(),
             failed_stage: view.failed_stage,
             error: some(&view.error, ERROR),
             interrupted: story.interrupted,
@@ -160,6 +181,9 @@ impl Report {
 /// What the journal alone tells.
 struct Story {
     begun: bool,
+    /// The first stage that failed.
+    failed: Option<Stage>,
+    cancelled: bool,
     interrupted: bool,
     /// It ended by that, and not by a failure or a cancellation of its own before.
     only_interrupted: bool,
@@ -175,12 +199,36 @@ impl Story {
         let other_end = any(&|e| matches!(e, Event::StepFailed { .. } | Event::CancelRequested { .. }));
         Self {
             begun: any(&|e| matches!(e, Event::Begun { .. })),
+            failed: events.iter().find_map(|r| match r.event {
+                Event::StepFailed { stage, .. } => Some(stage),
+                _ => None,
+            }),
+            cancelled: any(&|e| matches!(e, Event::CancelRequested { .. } | Event::ApprovalRefused { .. })),
             interrupted,
             only_interrupted: interrupted && !other_end,
             migrate_touched: touched(Stage::Migrate),
             start_touched: touched(Stage::Start),
         }
     }
+
+    fn goes_back(&self) -> bool {
+        self.failed.is_some() || self.cancelled || self.interrupted
+    }
+
+    /// What one does that has not ended.
+    fn doing(&self, view: &DeploymentView) -> String {
+        match (self.failed, &view.rollback) {
+            _ if self.cancelled => "being cancelled".to_owned(),
+            (Some(stage), _) => format!("failed in {stage}, going back"),
+            _ if self.interrupted => "interrupted, going back".to_owned(),
+            (None, Some(rollback)) => format!("rolling back to deployment {}", rollback.to),
+            (None, None) => "deploying".to_owned(),
+        }
+    }
+}
+
+fn is_open(stage: &StageView) -> bool {
+    matches!(stage.status, StageStatus::Pending | StageStatus::Running)
 }
 
 /// `deployment 5 → deployment 3`, and what goes with it.
@@ -230,7 +278,7 @@ fn summary(view: &DeploymentView, story: &Story) -> String {
         Status::Superseded => "superseded before it began".to_owned(),
         Status::Skipped => "skipped".to_owned(),
         Status::Queued => "waiting".to_owned(),
-        Status::Running => "running".to_owned(),
+        Status::Running => story.doing(view),
         Status::AwaitingApproval => "waits for approval before migrate".to_owned(),
     }
 }
@@ -302,15 +350,6 @@ fn stage_line(view: &StageView) -> Option<String> {
     };
     let took = view.duration_ms.map(|ms| format!(" {}", duration(ms))).unwrap_or_default();
     Some(format!("{mark} {}{took}", view.name))
-}
-
-fn reference(reference: &str, redactor: &Redactor) -> (&'static str, String) {
-    let (label, name) = match (reference.strip_prefix("refs/heads/"), reference.strip_prefix("refs/tags/")) {
-        (Some(branch), _) => ("branch", branch),
-        (_, Some(tag)) => ("tag", tag),
-        _ => ("ref", reference),
-    };
-    (label, one_line(name, redactor, REFERENCE))
 }
 
 fn door(kind: TriggerKind) -> &'static str {

@@ -3,7 +3,7 @@
 use crate::{
     files::human_bytes,
     log::printable,
-    model::{CommitId, DeploymentView},
+    model::{CommitId, DeploymentView, Stage},
     redact::Redactor,
 };
 
@@ -58,20 +58,47 @@ pub fn duration(ms: i64) -> String {
     }
 }
 
+/// What a reference is, and its name without the prefix: `("branch", "main")`; `("ref", …)` where it is neither a branch nor a tag.
+pub fn reference(reference: &str) -> (&'static str, &str) {
+    match (reference.strip_prefix("refs/heads/"), reference.strip_prefix("refs/tags/")) {
+        (Some(branch), _) => ("branch", branch),
+        (_, Some(tag)) => ("tag", tag),
+        _ => ("ref", reference),
+    }
+}
+
 /// Releases that a sentence names at most.
 const NAMED: usize = 5;
 
-/// What retention gave back at the end of a deployment: `12.0 MB: the releases of deployments 3, 4 are removed`.
+/// What retention took away: `12.0 MB: the releases of deployments 3, 4 are removed; the backup 2026-11-21_10-15-30 is removed`.
 pub fn freed(view: &DeploymentView) -> Option<String> {
+    let releases = old_releases(view).map(|text| format!("{}: {text}", human_bytes(view.freed.unwrap_or(0))));
+    let told: Vec<String> = releases.into_iter().chain(old_backups(view)).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+fn old_releases(view: &DeploymentView) -> Option<String> {
     let gone = &view.retired;
     let names: Vec<String> = gone.iter().take(NAMED).map(ToString::to_string).collect();
-    let releases = match gone.len() {
+    Some(match gone.len() {
         0 => return None,
         1 => format!("the release of deployment {} is removed", names[0]),
         n if n <= NAMED => format!("the releases of deployments {} are removed", names.join(", ")),
         n => format!("the releases of deployments {} and {} more are removed", names.join(", "), n - NAMED),
-    };
-    Some(format!("{}: {releases}", human_bytes(view.freed.unwrap_or(0))))
+    })
+}
+
+/// Sets that went once there was a new one; the names are those of directories that Refit made.
+fn old_backups(view: &DeploymentView) -> Option<String> {
+    let stage = view.stages.iter().find(|stage| stage.name == Stage::Backup)?;
+    let removed = stage.output.as_ref()?.get("removed")?.as_array()?;
+    let names: Vec<&str> = removed.iter().filter_map(|name| name.as_str()).take(NAMED).collect();
+    Some(match removed.len() {
+        0 => return None,
+        1 => format!("the backup {} is removed", names.first()?),
+        n if n <= NAMED => format!("the backups {} are removed", names.join(", ")),
+        n => format!("the backups {} and {} more are removed", names.join(", "), n - NAMED),
+    })
 }
 
 /// The page of a commit, where the repository is on a host whose addresses are known. `repository` is what the configuration says: a

@@ -62,6 +62,12 @@ impl Runtimes {
     }
 }
 
+/// The mirror of an environment's app.
+pub fn mirror(config: &Config, environment: &Environment) -> Mirror {
+    let dir = config.server.state_dir.join("git").join(format!("{}.git", environment.key.app));
+    Mirror::new(dir, environment.repository.clone())
+}
+
 /// What the pipeline works with. One for the whole daemon.
 #[derive(Debug)]
 pub struct World {
@@ -101,8 +107,7 @@ impl World {
 
     /// An app's mirror, which its environments share: fetches take turns by themselves, within their limits.
     pub fn mirror_of(&self, environment: &Environment) -> Mirror {
-        let dir = self.config.server.state_dir.join("git").join(format!("{}.git", environment.key.app));
-        Mirror::new(dir, environment.repository.clone())
+        mirror(&self.config, environment)
     }
 
     /// Tells followers that something was recorded.

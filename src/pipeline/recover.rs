@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     model::{DeploymentId, EnvironmentKey, Stage, Status},
-    registry::{Entry, RegistryError},
+    registry::{Entry, Facts, MessageKind, NewMessage, RegistryError},
 };
 
 /// What to do with an interrupted deployment.
@@ -104,9 +104,8 @@ async fn abandon(
     let status = saga.verdict();
     let end = super::outcome::end(status, &saga, &events);
     let event = Event::Ended { status, reason: end.error.clone() };
-    let message =
-        Some(crate::registry::NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
-    let entry = Entry { event, facts: crate::registry::Facts::default(), end: Some(end), message };
+    let message = Some(NewMessage::of(MessageKind::End));
+    let entry = Entry { event, facts: Facts::default(), end: Some(end), message };
     world.registry.append(id, &saga, seq, &entry).await?;
     Ok(status)
 }

@@ -28,7 +28,7 @@ use crate::{
     fault::GoOn,
     log::{DeploymentLog, StageLog},
     model::{DeploymentId, RollbackKind, Stage, Status},
-    registry::{End, Entry, Facts, NewMessage, RegistryError, Release},
+    registry::{End, Entry, Facts, MessageKind, NewMessage, RegistryError, Release},
     runtime::{Artefact, Job},
 };
 
@@ -246,7 +246,8 @@ impl Runner {
             (facts.subject, facts.author) = then.map(|then| (then.subject, then.author)).unwrap_or_default();
             facts.image = Some(target.artefact.clone());
         }
-        self.record(Entry { facts, ..Event::Begun { previous, rollback_to }.into() }).await?;
+        let message = Some(NewMessage::of(MessageKind::Begun));
+        self.record(Entry { facts, message, ..Event::Begun { previous, rollback_to }.into() }).await?;
         self.reach("begun").await;
         let log = self.log.section("refit");
         log.line(format!("deployment {} of {} ({})", self.id, self.environment.key, self.progress.reference));
@@ -484,9 +485,9 @@ impl Runner {
             Some(error) => format!("{status}: {error}"),
             None => status.to_string(),
         });
-        // A skipped push is no news.
-        let message = (status != Status::Skipped)
-            .then(|| NewMessage { kind: "end".to_owned(), body: serde_json::json!({ "version": 1 }) });
+        // A skipped push is no news; who asked in person wants to know.
+        let told = status != Status::Skipped || self.progress.explicit;
+        let message = told.then(|| NewMessage::of(MessageKind::End));
         let event = Event::Ended { status, reason: words };
         self.record(Entry { event, facts, end: Some(end), message }).await?;
         self.reach("end:record").await;

@@ -4,7 +4,7 @@ use jiff::Timestamp;
 use sqlx::{QueryBuilder, Row, Sqlite, sqlite::SqliteRow};
 
 use super::{
-    Registry, Result, RollbackOrder, damaged,
+    Registry, Result, RollbackOrder, bot, damaged,
     decisions::{insert_rollback, read_data},
     from_json,
     journal::insert_event,
@@ -46,9 +46,13 @@ pub struct Filter {
 
 impl Registry {
     /// Adds a deployment to its environment's queue. Those that wait there already are superseded, in the same commit; but what a
-    /// person asked for gives way only to what a person asks for: a push waits behind it.
+    /// person asked for gives way only to what a person asks for: a push waits behind it. One that a button in a
+    /// chat asked for is added once, however often its press is carried out.
     pub async fn enqueue(&self, new: &NewDeployment) -> Result<DeploymentId> {
         let mut tx = self.write.begin_with("BEGIN IMMEDIATE").await.map_err(query("queue a deployment"))?;
+        if let Some(known) = bot::ordered(&mut tx, &new.trigger).await? {
+            return Ok(known);
+        }
         let waiting = sqlx::query(
             "SELECT id, triggered FROM deployments WHERE app = ? AND environment = ? AND status = 'queued'",
         )
@@ -77,6 +81,7 @@ impl Registry {
         .fetch_one(&mut *tx)
         .await
         .map_err(query("queue a deployment"))?;
+        bot::note_order(&mut tx, &new.trigger, id).await?;
         if let Some(order) = &new.rollback {
             insert_rollback(&mut tx, id, order).await?;
         }

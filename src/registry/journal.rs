@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use jiff::Timestamp;
 use sqlx::{Row, Sqlite, Transaction, sqlite::SqliteRow};
 
-use super::{Registry, Release, Result, from_json, now_ms, query, time, to_json};
+use super::{NewMessage, Registry, Release, Result, from_json, now_ms, query, time, to_json};
 use crate::{
     model::{CommitId, DeploymentId, Stage, Status},
     pipeline::journal::{Event, Recorded, Saga, next},
@@ -33,13 +33,6 @@ pub struct End {
     pub exit_code: u8,
     /// It is live from this moment.
     pub live: Option<Release>,
-}
-
-/// A message for the outbox, written with the state it reports. `kind` is unique for a deployment.
-#[derive(Debug, Clone)]
-pub struct NewMessage {
-    pub kind: String,
-    pub body: serde_json::Value,
 }
 
 /// One append.

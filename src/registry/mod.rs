@@ -12,6 +12,8 @@
 //! - `standing`: all that is known of one environment, as of one moment.
 //! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
 //! - `outbox`: messages, written with the state they report.
+//! - `chat`: the messages in a chat that are edited as a deployment goes on.
+//! - `bot`: the chat's buttons, and which updates of the Bot API were taken care of.
 
 use std::{fs::File, path::Path, time::Duration};
 
@@ -22,6 +24,8 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
+mod bot;
+mod chat;
 mod decisions;
 mod deployments;
 mod inbox;
@@ -31,11 +35,13 @@ mod releases;
 mod rollbacks;
 mod standing;
 
+pub use bot::{NewButton, Press, Pressed, Terms};
+pub use chat::ChatMessage;
 pub use decisions::{Decision, LastRollback, RollbackOrder};
 pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
-pub use journal::{End, Entry, Facts, NewMessage};
-pub use outbox::Message;
+pub use journal::{End, Entry, Facts};
+pub use outbox::{Message, MessageKind, NewMessage, OutboxFigures};
 pub use releases::Release;
 pub use standing::{Known, Standing};
 
@@ -223,6 +229,8 @@ fn time(ms: i64) -> Timestamp {
     Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+#[cfg(test)]
+mod bot_test;
 #[cfg(test)]
 mod people_test;
 #[cfg(test)]

@@ -141,7 +141,7 @@ async fn rollbacks_of_both_kinds_are_one_list() -> Done {
     let by_hand = registry.enqueue(&NewDeployment { rollback: Some(order), ..new_deployment('1') }).await?;
     let message = registry.due_message().await?.unwrap();
     assert_eq!(message.deployment, Some(went_back));
-    registry.message_sent(message.id).await?;
+    registry.message_sent(&message, None, None).await?;
 
     let all = registry.rollbacks(&Filter::default()).await?;
     let told: Vec<_> = all.iter().map(|e| (e.id, e.kind, e.status, e.from, e.to, e.notified_at.is_some())).collect();

@@ -136,7 +136,7 @@ async fn what_is_recorded_is_what_the_view_shows() -> Done {
     assert!(matches!(illegal, Err(RegistryError::Illegal(_))));
     let end = End { failed_stage: Some(pull), error: Some("no".into()), exit_code: 1, live: None };
     let event = Event::Ended { status: Status::Failed, reason: None };
-    let message = Some(NewMessage { kind: "end".into(), body: serde_json::json!({}) });
+    let message = Some(NewMessage::of(MessageKind::End));
     registry.append(id, &saga, seq, &Entry { event, facts: Facts::default(), end: Some(end), message }).await?;
     registry.close().await;
 
@@ -147,10 +147,10 @@ async fn what_is_recorded_is_what_the_view_shows() -> Done {
     assert_eq!(view.stages[0].status, StageStatus::Failed);
     assert_eq!(view.undone, ["pull: nothing"]);
     let message = registry.due_message().await?.unwrap();
-    registry.message_failed(message.id, "down", Duration::from_secs(60)).await?;
+    registry.message_failed(message.id, "down", Duration::from_secs(60), false).await?;
     assert!(registry.due_message().await?.is_none(), "not due for a minute");
     assert_eq!(registry.outbox_backlog().await?, (1, Some("down".to_owned())));
-    registry.message_sent(message.id).await?;
+    registry.message_sent(&message, None, None).await?;
     assert_eq!(registry.next_message_in().await?, None);
     Ok(())
 }

@@ -58,6 +58,8 @@ pub struct Facts<'a> {
     pub instance_suffices: bool,
     /// The schema's history, the oldest first.
     pub past: &'a [Past],
+    /// The database beside the target's SQL files, where those migrate: more is known then than was recorded.
+    pub files: Option<FileSchema>,
     /// Why the target's kept settings cannot be read.
     pub unreadable: Option<String>,
     pub lacking: Lacking,
@@ -66,6 +68,18 @@ pub struct Facts<'a> {
     /// What `requires` names and does not run.
     pub away: Vec<String>,
     pub data: Data,
+}
+
+/// The database's migrations beside the target's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSchema {
+    pub at: String,
+    /// In the database, and not among the target's files.
+    pub unknown: Vec<String>,
+    /// The number to go down to, for that to be so no more.
+    pub down_to: i64,
+    /// Among the target's files, and not in the database.
+    pub lacking: Vec<String>,
 }
 
 /// What is known of backups.
@@ -171,6 +185,9 @@ fn live(facts: &Facts<'_>) -> Check {
 fn schema_check(facts: &Facts<'_>) -> Check {
     use schema::Verdict;
     let with_data = matches!(facts.data, Data::Good { .. });
+    if let Some(files) = &facts.files {
+        return file_check(files, with_data, facts.target.deployment);
+    }
     match schema::compare(facts.past, facts.target.deployment) {
         Verdict::Same(None) => check("schema", Severity::Ok, "no migration was recorded"),
         Verdict::Same(Some(version)) => {
@@ -196,6 +213,31 @@ fn schema_check(facts: &Facts<'_>) -> Check {
             ),
         ),
     }
+}
+
+fn file_check(files: &FileSchema, with_data: bool, target: DeploymentId) -> Check {
+    let FileSchema { at, unknown, down_to, lacking } = files;
+    if unknown.is_empty() && lacking.is_empty() {
+        return check("schema", Severity::Ok, format!("the schema is at {at}, as that version's migrations leave it"));
+    }
+    if with_data {
+        return check("schema", Severity::Ok, "the schema goes back with the data");
+    }
+    let mut text = Vec::new();
+    if !unknown.is_empty() {
+        text.push(format!(
+            "the schema is newer than deployment {target}, which does not know {}: take that back first (`refit migrate down --to {down_to}`), put the data \
+             back too (--restore-data), or go on (--force) if that version works with this schema",
+            unknown.join(", ")
+        ));
+    }
+    if !lacking.is_empty() {
+        text.push(format!(
+            "deployment {target} needs {}, which the database does not have: apply that first (`refit migrate up --commit` with its commit)",
+            lacking.join(", ")
+        ));
+    }
+    check("schema", Severity::Error, text.join("; "))
 }
 
 fn deployments(ids: &[DeploymentId]) -> String {
@@ -292,6 +334,11 @@ mod tests {
         }
     }
 
+    fn stands(unknown: &[&str], lacking: &[&str]) -> FileSchema {
+        let owned = |of: &[&str]| of.iter().map(|one| (*one).to_owned()).collect();
+        FileSchema { at: "6 (colour)".to_owned(), unknown: owned(unknown), down_to: 4, lacking: owned(lacking) }
+    }
+
     /// The checks that are not `ok`, as `severity name: message`.
     fn told(change: impl FnOnce(&mut Facts<'_>)) -> Vec<String> {
         told_with(&[], change)
@@ -308,6 +355,7 @@ mod tests {
             artefact: true,
             instance_suffices: true,
             past,
+            files: None,
             unreadable: None,
             lacking: Lacking::default(),
             ports: (Some(8000), Some(8000)),
@@ -343,6 +391,13 @@ mod tests {
             told_with(&changed, |_| ()),
             told_with(&changed, |f| f.data = Data::Good { set: "s".to_owned(), bytes: 1 }),
             told_with(&unknown, |_| ()),
+            told(|f| f.files = Some(stands(&["5 (mood)", "6 (colour)"], &[]))),
+            told(|f| f.files = Some(stands(&[], &["4 (notes)"]))),
+            told(|f| {
+                f.files = Some(stands(&["5 (mood)"], &[]));
+                f.data = Data::Good { set: "s".to_owned(), bytes: 1 };
+            }),
+            told_with(&changed, |f| f.files = Some(stands(&[], &[]))),
             told(|f| f.unreadable = Some("no such file".to_owned())),
             told(|f| f.lacking.networks = vec!["back".to_owned(), "front".to_owned()]),
             told(|f| f.lacking.places = vec!["uploads".to_owned()]),

@@ -4,11 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     PlanError,
-    checks::{Data, Facts},
+    checks::{Data, Facts, FileSchema},
     schema::Past,
 };
 use crate::{
     config::{Environment, RuntimeKind},
+    migrate,
     model::{DeploymentView, RollbackKind},
     pipeline::{World, health, kept},
     registry::{Filter, Release},
@@ -50,11 +51,25 @@ pub(super) async fn facts<'a>(
         // A container holds what its image gave it; a process runs in its release's directory.
         instance_suffices: target.runtime == RuntimeKind::Docker,
         past,
+        files: files(world, environment, target).await,
         unreadable,
         lacking: runtime.lacking(&then.start).await?,
         ports: (then.port, environment.port),
         away: away(world, environment).await,
         data,
+    })
+}
+
+/// The database beside the target's own SQL files; `None` where no files migrate. What cannot be looked at is judged by what was recorded.
+async fn files(world: &World, environment: &Environment, target: &Release) -> Option<FileSchema> {
+    let files = migrate::configured(environment)?;
+    let at = (world.mirror_of(environment), target.commit.clone());
+    let survey = migrate::survey(environment, files, at, world.runtimes.containers.as_ref(), PATIENCE).await.ok()?;
+    Some(FileSchema {
+        at: survey.state.version(),
+        unknown: survey.unknown(),
+        down_to: survey.known_below(),
+        lacking: survey.lacking(),
     })
 }
 

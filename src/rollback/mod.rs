@@ -32,6 +32,7 @@ mod target;
 
 pub use checks::{Check, Severity, blocking};
 pub use preview::{Change, CommitLine, Commits, DataChange, Migration, Preview, Side};
+pub use schema::ahead as schema_ahead;
 pub use target::{NoTarget, Target};
 
 /// What is asked for.

@@ -68,6 +68,14 @@ fn of(view: &DeploymentView) -> Option<Past> {
     }
 }
 
+/// What came after the schema that a release left, for people; `None` where it is the same, or not known.
+pub fn ahead(deployments: &[DeploymentView], release: DeploymentId) -> Option<String> {
+    match compare(&past(deployments), release) {
+        Verdict::Changed { then: Some(then), now, .. } => Some(format!("{now} (it was {then})")),
+        _ => None,
+    }
+}
+
 /// Compares the schema as `target` left it with how it is now. `past` has the oldest first.
 pub fn compare(past: &[Past], target: DeploymentId) -> Verdict {
     let then = state_after(past, target);

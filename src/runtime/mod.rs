@@ -13,7 +13,11 @@
 //!
 //! Long calls take a [`Job`]: they log to it and give up soon after it is cancelled, leaving nothing running.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -351,4 +355,10 @@ pub trait ContainerExec: Send + Sync + std::fmt::Debug {
         sink: &mut (dyn AsyncWrite + Send + Unpin),
         job: &Job,
     ) -> Result<ExecOutcome>;
+
+    /// Where a running container can be reached from this host, whatever it publishes. [`RuntimeError::Missing`]: there is none of that name.
+    async fn address_of(&self, container: &str) -> Result<IpAddr> {
+        // Containers that are out of reach.
+        Err(RuntimeError::Missing { what: "container", name: container.to_owned() })
+    }
 }

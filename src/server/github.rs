@@ -18,7 +18,6 @@ use warp::http::StatusCode;
 use super::{
     body::{Body, BodyError, Reader},
     reply::{self, Response},
-    throttle::Throttle,
     verbs::SharedVerbs,
 };
 use crate::{
@@ -27,6 +26,7 @@ use crate::{
     model::TriggerKind,
     registry::{Delivery, Receipt},
     secret::Secret,
+    throttle::Throttle,
     trigger::github::{self as payload, Parsed, PushEvent},
 };
 

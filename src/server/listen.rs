@@ -22,7 +22,8 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use warp::filters::BoxedFilter;
 
-use super::{reply::Response, stream::Timed, throttle::Throttle};
+use super::{reply::Response, stream::Timed};
+use crate::throttle::Throttle;
 
 /// The clocks and counts of a listener.
 #[derive(Debug, Clone)]

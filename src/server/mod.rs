@@ -3,7 +3,8 @@
 //! Two listeners share one way of accepting and bounding connections ([`listen`]). What a connection may ask for is a set of warp filters:
 //!
 //! - TCP ([`serve`]): `POST /hooks/github` ([`github`]), `GET /_deploy/health` and `GET /_deploy/status` ([`status`]). The
-//!   webhook is authenticated by its signature; the other two change nothing and show no secret.
+//!   webhook is authenticated by its signature; the other two change nothing and show no secret. With `[telegram] webhook` also
+//!   `POST /hooks/telegram` ([`telegram`]), which has a secret of its own.
 //! - the Unix socket ([`socket`]): everything that the owner may do, guarded by file modes and the peer's user id.
 //!
 //! This room parses and authenticates, then calls [`Verbs`]; it never touches Docker, Git or SQL.
@@ -22,7 +23,7 @@ mod reply;
 pub mod socket;
 mod status;
 mod stream;
-pub(crate) mod throttle;
+mod telegram;
 mod verbs;
 pub mod wire;
 
@@ -34,16 +35,27 @@ use self::{
     github::{Head, Webhook},
     listen::Peer,
     reply::Response,
+    telegram::Chat,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    telegram::{Door, HEADER},
+};
 
 const WEBHOOK_METHODS: &str = "POST";
 const READ_METHODS: &str = "GET, HEAD";
 
-/// Serves HTTP on `listener` until `shutdown`, then for a few seconds more what is in progress.
-pub async fn serve(listener: TcpListener, verbs: SharedVerbs, config: Arc<Config>, shutdown: CancellationToken) {
+/// Serves HTTP on `listener` until `shutdown`, then for a few seconds more what is in progress. `chat`: where Telegram's updates go, with a
+/// webhook.
+pub async fn serve(
+    listener: TcpListener,
+    verbs: SharedVerbs,
+    config: Arc<Config>,
+    chat: Option<Door>,
+    shutdown: CancellationToken,
+) {
     let limits = Limits::new(config.server.max_connections);
-    serve_within(listener, verbs, &config, limits, shutdown).await;
+    serve_within(listener, verbs, &config, chat, limits, shutdown).await;
 }
 
 /// [`serve`] with other clocks.
@@ -51,14 +63,15 @@ pub async fn serve_within(
     listener: TcpListener,
     verbs: SharedVerbs,
     config: &Config,
+    chat: Option<Door>,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let routes = routes(verbs, config, &limits);
+    let routes = routes(verbs, config, chat, &limits);
     listen::run(listener, routes, &limits, shutdown).await;
 }
 
-fn routes(verbs: SharedVerbs, config: &Config, limits: &Limits) -> BoxedFilter<(Response,)> {
+fn routes(verbs: SharedVerbs, config: &Config, chat: Option<Door>, limits: &Limits) -> BoxedFilter<(Response,)> {
     let reads = Arc::new(status::Reads::new(verbs.clone(), config.redactor.clone()));
     let webhook = Webhook::new(verbs, config, Reader::new(config.server.max_body, limits.body));
     let (health, overview, time) = (reads.clone(), reads, limits.request);
@@ -82,8 +95,14 @@ fn routes(verbs: SharedVerbs, config: &Config, limits: &Limits) -> BoxedFilter<(
         .unify();
     let nothing_here = warp::any().map(|| reply::error(StatusCode::NOT_FOUND, "there is nothing here", None));
 
-    let known = hook.or(health).unify().or(overview).unify();
-    known.or(wrong_method).unify().or(nothing_here).unify().boxed()
+    let known = hook.or(health).unify().or(overview).unify().or(wrong_method).unify();
+    match chat {
+        Some(door) => {
+            let chat = Chat::new(door, Reader::new(telegram::LARGEST, limits.body));
+            chat_filter(chat, time).or(known).unify().or(nothing_here).unify().boxed()
+        }
+        None => known.or(nothing_here).unify().boxed(),
+    }
 }
 
 fn read() -> impl Filter<Extract = (), Error = warp::Rejection> + Copy {
@@ -108,6 +127,19 @@ fn webhook_filter(
         move |head, declared, body| {
             let webhook = webhook.clone();
             async move { within(time, webhook.answer(head, declared, body)).await }
+        },
+    )
+}
+
+/// Telegram's updates: any other method is none of ours, and finds nothing.
+fn chat_filter(chat: Chat, time: Duration) -> impl Filter<Extract = (Response,), Error = warp::Rejection> + Clone {
+    let chat = Arc::new(chat);
+    let peer = warp::ext::optional::<Peer>().map(|peer: Option<Peer>| peer.and_then(|Peer(address)| address));
+    let head = warp::path!("hooks" / "telegram").and(warp::post()).and(peer).and(text(HEADER));
+    head.and(warp::header::optional::<u64>("content-length")).and(warp::body::stream()).then(
+        move |peer, secret, declared, body| {
+            let chat = chat.clone();
+            async move { within(time, chat.answer(peer, secret, declared, body)).await }
         },
     )
 }

@@ -50,7 +50,6 @@ use super::{
     push,
     reply::{self, Response},
     status::health_status,
-    throttle::Throttle,
     verbs::SharedVerbs,
     wire::{Asked, BackupLine, CancelRequest, FollowLine, PushRequest, WireError},
 };
@@ -61,6 +60,7 @@ use crate::{
         RollbackRequest, Update,
     },
     model::DeploymentId,
+    throttle::Throttle,
 };
 
 /// Far more than any command sends; a push of a thousand branches has 200 kB.

@@ -5,8 +5,9 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path};
 use serde_json::{Value, json};
 
 use crate::{
+    guestbook::setup::Database,
     rollback::{GUESTS, is_live, live, sql, with_guests},
-    support::Site,
+    support::{Site, poll},
 };
 
 fn backups(site: &Site, args: &[&str]) -> Vec<Value> {
@@ -153,6 +154,27 @@ fn what_is_needed_is_never_deleted_or_pruned() {
 }
 
 #[test]
+fn what_retention_removed_is_in_the_report() {
+    let (site, database) = with_guests(Site::process());
+    also(&site, &database, "keep = 1\nkeep_days = 0");
+    for version in ["three", "four"] {
+        site.version(version);
+        site.push(version);
+        site.deploy(0);
+    }
+    let gone = site.newest()["stages"][1]["output"]["removed"].as_array().unwrap().clone();
+    let report = site.refit(&["report", "4"]).expect(0).stdout;
+    let before = site.show(3)["stages"][1]["output"]["removed"].clone();
+    let all: Vec<&Value> = before.as_array().unwrap().iter().chain(&gone).collect();
+    assert!(!all.is_empty(), "the set of the first deployment, at least: no release goes back to it");
+    for name in &gone {
+        assert!(report.contains(name.as_str().unwrap()), "{name} in {report}");
+    }
+    let told = site.refit(&["report", "3"]).expect(0).stdout;
+    assert!(before.as_array().unwrap().iter().all(|name| told.contains(name.as_str().unwrap())), "{told}");
+}
+
+#[test]
 fn data_goes_back_under_the_live_version_and_is_told_as_a_restore() {
     let (site, database) = with_guests(Site::process());
     let set = create(&site)["set"].as_str().unwrap().to_owned();
@@ -286,6 +308,172 @@ fn where_nothing_is_live_data_is_put_in_place_whole_or_not_at_all() {
     new.refit(&["backup", "restore", &set, "--yes", "--force"]).expect(0);
     assert_eq!(sql(&there(&new), GUESTS), "ada bob");
     assert_eq!(sql(&database, GUESTS), "ada bob", "the old machine's is its own");
+}
+
+/// Adds keys to the `[[backup]]` of [`with_guests`].
+fn also(site: &Site, database: &Path, keys: &str) {
+    let path = format!("path = \"{}\"", database.display());
+    site.edit_config(&path, &format!("{path}\n{keys}"));
+}
+
+#[test]
+fn a_flipped_byte_is_found_told_everywhere_and_keeps_an_older_set() {
+    let (site, database) = with_guests(Site::process());
+    let older = names(&backups(&site, &[]))[0].clone();
+    let set = create(&site)["set"].as_str().unwrap().to_owned();
+    let good = site.refit(&["backup", "verify", "--format", "json"]).expect(0).json();
+    assert_eq!((&good["ok"], &good["depth"]), (&json!(true), &json!("catalogue")));
+    let rehearsed = site.refit(&["backup", "verify", "latest", "--restore", "--format", "json"]).expect(0).json();
+    assert_eq!(rehearsed["parts"][0]["tables"], json!([{ "name": "guests", "expected": 2, "found": 2 }]));
+    let told = site.refit(&["status"]).expect(0).stdout;
+    assert!(told.contains("was restored to try it"), "{told}");
+
+    let dump = site.path().join("backups").join(&set).join("app.db.gz");
+    let whole = fs::read(&dump).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    fs::write(&dump, &damaged).unwrap();
+    let refused = site.refit(&["backup", "restore", &set, "--yes"]).expect(1).stderr;
+    assert!(refused.contains("another SHA-256") && refused.contains("nothing was changed"), "{refused}");
+    assert_eq!(site.history().len(), 2, "nothing was queued");
+    let bad = site.refit(&["backup", "verify"]).expect(1).stdout;
+    assert!(bad.contains("NOT good") && bad.contains("another SHA-256"), "{bad}");
+    for told in [
+        site.refit(&["status"]).expect(0).stdout,
+        site.refit(&["backup", "list"]).expect(0).stdout,
+        site.refit(&["backup", "show", &set]).expect(0).stdout,
+        site.refit(&["doctor"]).expect(69).stdout,
+    ] {
+        assert!(told.contains("NOT good"), "{told}");
+    }
+    // The one before is the last good copy now.
+    let refused = site.refit(&["backup", "delete", &older, "--yes"]).expect(1).stderr;
+    assert!(refused.contains("newest good copy of `app`") || refused.contains("going back"), "{refused}");
+    site.refit(&["backup", "delete", &set, "--yes"]).expect(0);
+    assert_eq!(sql(&database, GUESTS), "ada bob");
+}
+
+#[test]
+fn a_new_backup_is_looked_at_as_far_as_it_asks() {
+    let (site, database) = with_guests(Site::process());
+    also(&site, &database, "verify = \"restore\"\ncheck = \"SELECT count(*) FROM guests WHERE name = 'ada'\"");
+    let site = live(site, &["three"]);
+    let newest = backups(&site, &[])[0].clone();
+    assert_eq!(
+        (&newest["verified"]["depth"], &newest["verified"]["ok"]),
+        (&json!("restore"), &json!(true)),
+        "{newest:#}"
+    );
+    // What it holds is not what it should hold: a warning, or the end where it is required.
+    sql(&database, "delete from guests");
+    let site = live(site, &["four"]);
+    let stage = site.newest()["stages"][1].clone();
+    assert_eq!(stage["status"], "warned", "{stage:#}");
+    assert!(stage["error"].as_str().unwrap().contains("is not good"), "{stage:#}");
+    also(&site, &database, "required = true");
+    site.version("five");
+    site.push("five");
+    let failed = site.deploy(1);
+    assert!(failed["error"].as_str().unwrap().contains("a required backup is not good"), "{failed:#}");
+    site.expect_page("four");
+    assert_eq!(site.refit(&["backup", "create"]).code, 1);
+}
+
+#[test]
+fn data_that_does_not_answer_its_check_goes_away_again() {
+    let (site, database) = with_guests(Site::process());
+    let empty = create(&site)["set"].as_str().unwrap().to_owned();
+    also(&site, &database, "check = \"SELECT count(*) FROM guests WHERE name = 'eve'\"");
+    sql(&database, "insert into guests values ('eve')");
+    let failed = site.refit(&["backup", "restore", &empty, "--yes"]).expect(3).stdout;
+    assert!(failed.contains("said no: 0") && failed.contains("the data is as it was before"), "{failed}");
+    assert_eq!(sql(&database, GUESTS), "ada bob eve");
+    site.expect_page("two");
+    let good = create(&site)["set"].as_str().unwrap().to_owned();
+    sql(&database, "delete from guests");
+    site.refit(&["backup", "restore", &good, "--yes"]).expect(0);
+    assert_eq!(sql(&database, GUESTS), "ada bob eve");
+    assert!(site.log_of(&site.newest()).contains("the check of `app` passed: 1"));
+}
+
+#[test]
+fn the_daemon_rehearses_the_newest_backup_by_itself() {
+    let (site, _) = with_guests(Site::process());
+    let mut site = site.with_environment("rehearse_backups = \"1s\"");
+    site.serve();
+    let seen = || {
+        let status = site.refit(&["status", "--format", "json"]).expect(0).json();
+        Some(status[0]["backups"]["verified"].clone()).filter(|look| look["depth"] == "restore" && look["ok"] == true)
+    };
+    let first = poll(seen).expect("a rehearsal");
+    let again = poll(|| seen().filter(|look| look["at"] != first["at"])).expect("another one");
+    assert_eq!(first["set"], again["set"]);
+    // It gives way: deployments and backups by hand go on beside it.
+    create(&site);
+    site.version("three");
+    site.push("three");
+    site.deploy(0);
+    site.expect_page("three");
+}
+
+#[test]
+fn docker_a_set_goes_back_without_refit_by_the_commands_in_its_manifest() {
+    let site = Site::process();
+    let database = Database::start(&format!("{}-db", site.app));
+    let local = site.path().join("notes.db");
+    sql(&local, "create table guests(name)");
+    sql(&local, "insert into guests values ('ada'), ('bob')");
+    let part = |name: &str, format: &str, compression: &str| {
+        format!(
+            "[[backup]]\nname = \"{name}\"\nkind = \"postgres\"\ncontainer = \"{}\"\ndatabase = \"guestbook\"\nuser = \"guestbook\"\n\
+             format = \"{format}\"\ncompression = \"{compression}\"\n",
+            database.name
+        )
+    };
+    let site = site.with(&format!(
+        "{}{}{}[[backup]]\nname = \"notes\"\nkind = \"sqlite\"\npath = \"{}\"\n",
+        part("plain", "plain", "gzip"),
+        part("archive", "custom", "none"),
+        part("packed", "custom", "zstd"),
+        local.display()
+    ));
+    let tables = "CREATE TABLE entries (id serial PRIMARY KEY, author text, message text, created_at timestamptz DEFAULT now()); \
+                  INSERT INTO entries (author, message) VALUES ('Bj\u{f6}rk', E'It''s a \\\\ $(test)\\n'), ('\u{1f389}', NULL)";
+    database.psql("guestbook", &format!("SET ROLE guestbook; {tables}"));
+    let before = database.rows("guestbook");
+    let set = create(&site)["set"].as_str().unwrap().to_owned();
+    let place = site.path().join("backups").join(&set);
+    let page = site.refit(&["backup", "show", &set]).expect(0).stdout;
+    let manifest: Value = serde_json::from_slice(&fs::read(place.join("manifest.json")).unwrap()).unwrap();
+    for part in manifest["parts"].as_array().unwrap() {
+        let (name, line) = (part["name"].as_str().unwrap(), part["restore"].as_str().unwrap());
+        assert!(page.contains(line), "{line} in {page}");
+        database.shell(
+            &place,
+            &format!("echo '{}  {}' | sha256sum -c", part["sha256"].as_str().unwrap(), part["file"].as_str().unwrap()),
+        );
+        if name == "notes" {
+            let restored = site.path().join("restored.db");
+            database.shell(&place, &line.replace("DATABASE", &restored.display().to_string()));
+            assert_eq!(sql(&restored, GUESTS), "ada bob", "{line}");
+        } else {
+            database.create(name);
+            database.shell(&place, &line.replace("EMPTY_DATABASE", name));
+            assert_eq!(database.rows(name), before, "{line}");
+        }
+    }
+    // With Refit, on what is no new machine: one part, and what was there is backed up first.
+    database.psql("guestbook", "DELETE FROM entries");
+    let entries = "check = \"SELECT count(*) FROM entries\"";
+    site.edit_config("format = \"plain\"", &format!("format = \"plain\"\n{entries}"));
+    sql(&local, "delete from guests");
+    let ran = site.refit(&["backup", "restore", &set, "--part", "plain", "--yes", "--format", "json"]).expect(0).json();
+    assert_eq!(database.rows("guestbook"), before);
+    assert_eq!(sql(&local, GUESTS), "", "another part was left alone");
+    assert_eq!(ran["checks"], json!(["the check of `plain` passed: 2"]));
+    assert!(ran["before"].is_string(), "{ran:#}");
+    let unknown = site.refit(&["backup", "restore", &set, "--part", "nothing", "--yes"]).expect(64).stderr;
+    assert!(unknown.contains("has no part `nothing`"), "{unknown}");
 }
 
 fn copy(from: &Path, to: &Path) {

@@ -116,6 +116,34 @@ fn the_demo_needs_no_docker() {
     }
 }
 
+#[test]
+fn the_demo_shows_what_a_chat_would_show() {
+    let stage = Stage::without_docker();
+    let ran = stage.run(&["--chat"]).expect(0);
+    expect_the_story(&ran.stdout);
+    let chats: Vec<&str> = ran.stdout.split("Meanwhile in the chat:").skip(1).collect();
+    assert_eq!(chats.len(), 4, "{}", ran.stdout);
+    let ends = [
+        ["✅", "deployed in", "took", "[📄 Logs]"],
+        ["✅", "deployed in", "took", "[↩️ Roll back]"],
+        ["❌", "failed in test, nothing changed for users", "FAILED: the page has no title", "refit rerun 3"],
+        ["↩️", "failed in smoke, rolled back", "deployment 2 again", "refit logs 4"],
+    ];
+    for (chat, end) in chats.iter().zip(ends) {
+        let (chat, _) = chat.split_once("╰─").unwrap_or_else(|| panic!("nothing rang: {chat}"));
+        for part in end.iter().chain(&["refit", "and the phone rings"]) {
+            assert!(chat.contains(part), "no `{part}` in: {chat}");
+        }
+        assert!(chat.lines().all(|line| line.chars().count() <= 100), "{chat}");
+    }
+    assert!(
+        ran.stdout.contains("refit, without a sound") && ran.stdout.contains("the message changes"),
+        "{}",
+        ran.stdout
+    );
+    stage.expect_nothing_left(&ran.stdout);
+}
+
 /// Runs until a line contains `marker`, then sends SIGINT; everything it printed.
 #[track_caller]
 fn interrupted(stage: &Stage, marker: &str) -> String {

@@ -13,6 +13,7 @@
 mod support;
 
 mod backups;
+mod bot;
 mod candidates;
 mod demo;
 mod deploy;
@@ -33,5 +34,6 @@ mod pushes;
 mod retention;
 mod rollback;
 mod secrets;
+mod sql_files;
 mod telegram;
 mod threats;

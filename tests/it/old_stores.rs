@@ -9,7 +9,7 @@ use std::{
 use serde_json::Value;
 use sqlx::{AssertSqlSafe, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-use crate::support::{Site, http};
+use crate::support::{Site, http, telegram::BotApi};
 
 /// What the first released version left: see the file's own words.
 const FIRST: &str = include_str!("../fixtures/store-0001.sql");
@@ -119,6 +119,17 @@ fn a_store_of_the_first_version_is_taken_up() {
     site.push("two");
     site.deploy(0);
     site.expect_page("two");
+}
+
+#[test]
+fn what_waits_in_the_outbox_of_the_first_version_is_sent() {
+    let api = BotApi::start();
+    let mut site = first_version().with_telegram(&api);
+    sql(&site, "UPDATE outbox SET sent_at = NULL, next_at = 0 WHERE deployment = 11 AND kind = 'end'");
+    site.serve();
+    site.wait_for_settled_reports(1);
+    let report = api.rung().remove(0);
+    assert!(report.text.contains("number 11") && report.reply_to.is_none(), "{report:#?}");
 }
 
 #[test]

@@ -71,7 +71,7 @@ fn a_terminal_waits_for_a_word_from_another_one() {
     );
     assert!(site.page().is_none(), "nothing is live before somebody said yes");
     // The question reaches people while it is one.
-    let question = api.wait_for(1).remove(0);
+    let question = api.wait_for_rings(1).remove(0);
     expect_all(&question, &["⏳", "waits for approval before migrate", &commit[..10], "good", "until 20"]);
     expect_all(&question, &["refit approve 1", "refit reject 1 --reason"]);
     let shown = site.refit(&["status"]).expect(0).stdout;
@@ -91,9 +91,15 @@ fn a_terminal_waits_for_a_word_from_another_one() {
     assert!(approval["at"].is_string() && approval["expires_at"].is_string());
     let shown = site.refit(&["show", "1"]).expect(0).stdout;
     assert!(shown.contains("given by grace at 20") && shown.contains("looks fine"), "{shown}");
-    let reports = api.wait_for(2);
+    let reports = api.wait_for_rings(2);
     assert_eq!(reports.len(), 2, "{reports:#?}");
-    expect_all(&reports[1], &["✅", "deployed", "given by grace"]);
+    let told = api.whole(&reports[1]);
+    assert!(["✅", "deployed", "given by grace"].iter().all(|part| told.contains(part)), "{told}");
+    let text = &api.wait_for_rings(2)[0].text;
+    assert!(
+        text.contains("approved by grace") && !text.contains("refit approve"),
+        "the question is one no longer: {text}"
+    );
     // Once said is said.
     assert!(site.refit(&["reject", "1", "--reason", "no"]).expect(64).stderr.contains("grace has approved"));
 }
@@ -165,7 +171,7 @@ fn what_waits_outlives_the_daemons_end_and_its_death() {
     let mut site = gated_after_the_first().with_telegram(&api);
     site.serve();
     let (_, waiting) = pushed_and_waiting(&site, "two");
-    api.wait_for(1);
+    api.wait_for_rings(1);
     assert_eq!(site.stop_daemon(), 0);
     assert!(waits(&site.newest()), "SIGTERM leaves it waiting: {:#}", site.newest());
     site.serve();
@@ -185,7 +191,7 @@ fn what_waits_outlives_the_daemons_end_and_its_death() {
     assert_eq!(ended["status"], "succeeded", "{ended:#}\n{}", site.daemon_log());
     assert_eq!(ended["approval"]["by"], "grace");
     site.expect_page("two");
-    let reports = api.wait_for(2);
+    let reports = api.wait_for_rings(2);
     assert_eq!(reports.len(), 2, "one question, one report: {reports:#?}");
 }
 
@@ -373,7 +379,7 @@ fn after_a_stuck_one_nothing_is_deployed_by_itself_until_a_person_has_looked() {
     let site = stuck_site(&api, BROKEN_UNDO);
     let stuck = site.settled();
     assert_eq!((&stuck["status"], &stuck["exit_code"]), (&"stuck".into(), &5.into()), "{stuck:#}");
-    let report = api.wait_for(2).remove(1);
+    let report = api.wait_for_rings(2).remove(1);
     let place = format!("--app {} --env production", site.app);
     let steps = [
         "1. refit status",
@@ -462,7 +468,7 @@ fn history_tells_what_came_back() {
     let site = stuck_site(&api, "");
     let rolled_back = site.settled();
     assert_eq!(rolled_back["status"], "rolled_back", "{rolled_back:#}");
-    api.wait_for(2);
+    api.wait_for_rings(2);
     let list = |args: &[&str]| -> Ran { site.refit(&[&["history", "--rollbacks"], args].concat()).expect(0) };
     let told = poll(|| {
         let all = list(&["--format", "json"]).json();

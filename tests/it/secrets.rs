@@ -145,7 +145,7 @@ fn docker_a_planted_secret_is_not_seen() {
     for path in ["/_deploy/status", "/_deploy/health"] {
         note(&mut seen, path, &http(site.http, "GET", path, &[], b"").unwrap().body);
     }
-    let messages = api.wait_for(4);
+    let messages = api.wait_for_rings(4);
     for message in &messages {
         note(&mut seen, "a message", &message.raw);
     }

@@ -4,8 +4,8 @@
 use std::fs;
 
 use crate::support::{
-    Site,
-    telegram::{Accepted, BotApi, CHAT, Fault},
+    Site, poll,
+    telegram::{BotApi, CHAT, Fault},
 };
 
 fn site(api: &BotApi) -> Site {
@@ -21,9 +21,9 @@ fn announce(site: &Site, delivery: &str, subject: &str) -> String {
 }
 
 #[track_caller]
-fn expect_all(message: &Accepted, parts: &[&str]) {
+fn expect_all(text: &str, parts: &[&str]) {
     for part in parts {
-        assert!(message.text.contains(part), "no `{part}` in:\n{}", message.text);
+        assert!(text.contains(part), "no `{part}` in:\n{text}");
     }
 }
 
@@ -32,9 +32,9 @@ fn expect_all(message: &Accepted, parts: &[&str]) {
 fn expect_no_more_than(api: &BotApi, site: &Site, reports: usize) {
     site.write("marker", &reports.to_string());
     let commit = announce(site, &format!("last-{reports}"), "the last one");
-    let accepted = api.wait_for(reports + 1);
-    assert_eq!(accepted.len(), reports + 1, "{accepted:#?}");
-    expect_all(accepted.last().unwrap(), &[&commit[..10]]);
+    let rung = api.wait_for_rings(reports + 1);
+    assert_eq!(rung.len(), reports + 1, "{rung:#?}");
+    expect_all(&api.whole(rung.last().unwrap()), &[&commit[..10]]);
 }
 
 #[test]
@@ -43,14 +43,17 @@ fn a_success_and_a_failure_are_each_reported_once() {
     let mut site = site(&api);
     site.serve();
     let first = announce(&site, "d-1", "Let guests sign");
-    let success = api.wait_for(1).remove(0);
+    let success = api.wait_for_rings(1).remove(0);
     assert!(success.chat == CHAT && success.html, "{success:?}");
     let place = format!("{}/production", site.app);
-    expect_all(&success, &["✅", &place, &first[..10], "Let guests sign", "Ada", "main", "took", "deployed"]);
+    expect_all(
+        &api.whole(&success),
+        &["✅", &place, &first[..10], "Let guests sign", "Ada", "took", "deployed", "✓ smoke"],
+    );
 
     site.write("test.sh", "for n in 1 2 3; do echo line $n of the tests; done; echo FAILED test_sign; exit 1\n");
     let second = announce(&site, "d-2", "Let guests sign twice");
-    let failure = api.wait_for(2).remove(1);
+    let failure = api.wait_for_rings(2).remove(1).text;
     expect_all(
         &failure,
         &["❌", &place, &second[..10], "Let guests sign twice", "main", "took", "failed in test", "exit code 1"],
@@ -73,7 +76,7 @@ fn a_version_that_was_taken_back_is_reported_with_what_is_live() {
     announce(&site, "d-1", "good");
     site.write("www/health", "degraded");
     announce(&site, "d-2", "bad");
-    let report = api.wait_for(2).remove(1);
+    let report = api.wait_for_rings(2).remove(1).text;
     expect_all(&report, &["↩️", "failed in smoke, rolled back", "does not contain `ok`", "deployment 1 again"]);
     site.expect_page("one");
 }
@@ -95,9 +98,9 @@ fn no_deployment_waits_for_telegram_and_the_report_comes_when_it_is_back() {
     let third = announce(&site, "d-3", "while it is away");
     site.expect_page("three");
     api.restart();
-    let reports = api.wait_for(3);
+    let reports = api.wait_for_rings(3);
     for (report, commit) in reports.iter().zip([first, second, third]) {
-        expect_all(report, &[&commit[..10], "deployed"]);
+        expect_all(&api.whole(report), &[&commit[..10], "deployed"]);
     }
     expect_no_more_than(&api, &site, 3);
 }
@@ -112,7 +115,7 @@ fn a_report_survives_the_daemon_that_wrote_it() {
     site.kill_daemon();
     api.restart();
     site.serve();
-    expect_all(&api.wait_for(1)[0], &[&commit[..10], "nobody was told", "deployed"]);
+    expect_all(&api.whole(&api.wait_for_rings(1)[0]), &[&commit[..10], "nobody was told", "deployed"]);
     site.wait_for_settled_reports(1);
     site.kill_daemon();
     site.serve();
@@ -125,8 +128,59 @@ fn a_command_without_a_daemon_reports_too() {
     let site = site(&api);
     let commit = site.push("by hand");
     site.deploy(0);
-    assert_eq!(api.accepted().len(), 1);
-    expect_all(&api.accepted()[0], &[&commit[..10], "refit deploy", "deployed"]);
+    assert_eq!(api.rung().len(), 1);
+    expect_all(&api.whole(&api.rung()[0]), &[&commit[..10], "refit deploy", "deployed"]);
+}
+
+/// The live message, while a real deployment goes on.
+#[test]
+fn a_deployment_is_followed_in_one_message() {
+    let api = BotApi::start();
+    let mut site = site(&api).with_held_build();
+    site.serve();
+    site.hold();
+    let commit = site.push("Let guests sign");
+    assert_eq!(site.webhook("d-1", &site.push_body("main", &commit)).status, 202);
+    let live = || api.accepted().first().cloned();
+    let running = poll(|| live().filter(|live| live.text.contains("✓ test") && live.text.contains("… build")));
+    let running = running.unwrap_or_else(|| panic!("{:#?}", api.moments()));
+    assert!(running.silent && running.reply_to.is_none());
+    expect_all(&running.text, &["⏳", "deploying", &commit[..10], "Let guests sign", " of 8", "· smoke"]);
+    site.let_go();
+    let bell = api.wait_for_rings(1).remove(0);
+    assert_eq!(bell.reply_to, Some(running.id));
+    expect_all(&live().unwrap().text, &["✅", "deployed", "✓ pull", "✓ smoke", "live: this version"]);
+    assert_eq!(api.accepted().len(), 2, "{:#?}", api.accepted());
+}
+
+/// SIGKILL between the state and its message, between the message and its record, and in the middle of an edit. The Bot API has no key that would make sending
+/// repeatable: only in the second case may people read something twice.
+#[test]
+fn a_kill_around_a_message_loses_nothing() {
+    let (mut lost, mut double, mut due) = (0, 0, 0);
+    for (fault, twice) in
+        [("end:record", 0), ("report:end:intent", 0), ("report:end:effect", 1), ("report:edit:effect", 0)]
+    {
+        let api = BotApi::start();
+        let mut site = site(&api).env("REFIT_FAULT", &format!("{fault}=kill"));
+        site.serve();
+        let commit = site.push("good");
+        assert_eq!(site.webhook("d-1", &site.push_body("main", &commit)).status, 202);
+        assert!(site.daemon_ends(), "{fault}: {}", site.daemon_log());
+        site.set_env("REFIT_FAULT", "");
+        site.serve();
+        site.wait_for_settled_reports(1);
+        site.write("marker", fault);
+        announce(&site, "d-2", "the last one");
+        site.wait_for_settled_reports(2);
+        let rung: Vec<String> = api.rung().iter().map(|ring| api.whole(ring)).collect();
+        let told = |words: &str| rung.iter().filter(|text| text.contains(words)).count();
+        (due, lost) = (due + 2, lost + usize::from(told("good") == 0) + usize::from(told("the last one") == 0));
+        assert_eq!((told("good"), told("the last one")), (1 + twice, 1), "{fault}: {rung:#?}");
+        double += told("good") - 1;
+    }
+    println!("killed around a message: {due} due, {lost} lost, {double} double");
+    assert_eq!((lost, double), (0, 1));
 }
 
 /// Threat 3: what a commit says and who wrote it, through Git, the store, the log, the pusher's terminal, every command and Telegram.
@@ -155,16 +209,17 @@ fn a_hostile_commit_is_inert_everywhere() {
     let failed = site.wait_for("the end", |d| d["commit"] == *commit && d["finished_at"].is_string());
     assert_eq!((&failed["status"], &failed["failed_stage"]), (&"failed".into(), &"test".into()), "{failed:#}");
 
-    let report = api.wait_for(1).remove(0);
+    let report = api.wait_for_rings(1).remove(0);
     assert!(report.html, "its markup was read");
     expect_all(
-        &report,
+        &report.text,
         &["<script>alert(1)</script>", &format!("$({touch})"), "*bold*", "&lt;", "<b>from the log</b>"],
     );
     assert!(!report.raw.contains("<script>") && !report.raw.contains("<b>from"), "{}", report.raw);
 
     let id = failed["id"].to_string();
-    let mut shown = vec![report.text, pushed.stderr, site.log_of(&failed), site.daemon_log()];
+    let live = api.whole(&report);
+    let mut shown = vec![live, pushed.stderr, site.log_of(&failed), site.daemon_log()];
     for args in [
         &["show", &id][..],
         &["logs", &id],

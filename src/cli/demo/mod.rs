@@ -4,7 +4,8 @@
 //! Docker (`ground`), starts a real daemon (`daemon`), and pushes four versions through the real doors (`acts`), while
 //! somebody keeps asking for the page (`visitors`). Each push has to end as the story says: the demo checks that itself, stops at the
 //! first difference, and only then exits with something else than 0. At the end, after a failure, and after Ctrl-C everything
-//! is cleared away (`clean`), unless `--keep` was given and nobody interrupted.
+//! is cleared away (`clean`), unless `--keep` was given and nobody interrupted. With `--chat` the daemon reports to a Bot API of the demo's own (`chat`),
+//! and what a chat would show is printed after each push.
 
 use std::{env, path::PathBuf, time::Instant};
 
@@ -21,6 +22,7 @@ use crate::exec::ExecError;
 
 mod acts;
 pub mod app;
+mod chat;
 mod clean;
 mod daemon;
 mod ground;
@@ -29,6 +31,7 @@ mod visitors;
 mod voice;
 
 use acts::{ACTS, Played, Stagehands};
+use chat::Chat;
 use ground::Ground;
 use scene::Scene;
 use visitors::{Seen, Visitors};
@@ -54,7 +57,7 @@ pub async fn run(context: &Context, args: &DemoArgs) -> Result<u8> {
     let ground = Ground::find(options.docker_host.as_deref(), &cancel).await;
     let mut scene = Scene::make(dir, &ground, options.program, options.docker_host)?;
     let ended = {
-        let story = Box::pin(tell(context, &mut scene, &ground, args.keep, &cancel));
+        let story = Box::pin(tell(context, &mut scene, &ground, args, &cancel));
         until_ended(context, story, &mut interrupts, &cancel).await
     };
     if args.keep && !cancel.is_cancelled() {
@@ -103,13 +106,15 @@ async fn tell(
     context: &Context,
     scene: &mut Scene,
     ground: &Ground,
-    keep: bool,
+    args: &DemoArgs,
     cancel: &CancellationToken,
 ) -> Result<u8> {
     let began = Instant::now();
     let voice = Voice::new(context);
     let http = http_client()?;
-    introduce(voice, scene, ground, keep)?;
+    let mut chat = if args.chat { Some(Chat::open().await?) } else { None };
+    scene.bot_api = chat.as_ref().map(Chat::address);
+    introduce(voice, scene, ground, args.keep)?;
     ground.prepare(scene).await?;
     if cancel.is_cancelled() {
         return Err(stopped());
@@ -121,7 +126,7 @@ async fn tell(
     tokio::spawn(async move { child.wait().await });
     let hands = Stagehands { scene, voice, http: &http, cancel };
     hands.refit(&["hook", "install"]).await?;
-    let Some(all) = play(&hands).await? else { return Ok(DIFFERENT) };
+    let Some(all) = play(&hands, chat.as_mut()).await? else { return Ok(DIFFERENT) };
     summarize(context, &all)?;
     show(context, scene).await?;
     voice.title(&format!(
@@ -157,7 +162,7 @@ fn introduce(voice: Voice<'_>, scene: &Scene, ground: &Ground, keep: bool) -> Re
 }
 
 /// `None`: a push ended in another way, which has been told.
-async fn play(hands: &Stagehands<'_>) -> Result<Option<Vec<Played>>> {
+async fn play(hands: &Stagehands<'_>, mut chat: Option<&mut Chat>) -> Result<Option<Vec<Played>>> {
     let mut visitors: Option<Visitors> = None;
     let (mut good, mut all) = (None, Vec::new());
     for (n, act) in ACTS.iter().enumerate() {
@@ -168,6 +173,9 @@ async fn play(hands: &Stagehands<'_>) -> Result<Option<Vec<Played>>> {
             hands.voice.title("The demo ends here: this push did not end as it should.")?;
             hands.voice.line("`refit demo --keep` leaves everything in place, to look at.")?;
             return Ok(None);
+        }
+        if let Some(chat) = chat.as_deref_mut() {
+            chat.tell(hands.voice, hands.cancel).await?;
         }
         if played.deployment.live {
             good = Some(played.deployment.id);

@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{self, Write},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -55,6 +55,8 @@ pub struct Scene {
     /// Where the daemon listens.
     pub listen: u16,
     pub secret: String,
+    /// Where the daemon finds a Bot API, with `--chat`.
+    pub bot_api: Option<SocketAddr>,
 }
 
 impl Scene {
@@ -84,6 +86,7 @@ impl Scene {
             port,
             listen: free_port(Some(port))?,
             secret: hex::encode(random::<20>()?),
+            bot_api: None,
         };
         scene.write_record()?;
         Ok(scene)
@@ -106,7 +109,7 @@ impl Scene {
                 "that version, to remove it",
             ));
         }
-        Ok(Self { dir, record, program, docker_host, port: 0, listen: 0, secret: String::new() })
+        Ok(Self { dir, record, program, docker_host, port: 0, listen: 0, secret: String::new(), bot_api: None })
     }
 
     pub fn write_record(&self) -> Result<()> {
@@ -162,7 +165,8 @@ impl Scene {
         for (name, text) in app_files(self.record.on_docker, &self.base_image()) {
             self.write_file(&self.work().join(name), text.as_bytes())?;
         }
-        self.write_secret()?;
+        self.write_secret("webhook-secret", &self.secret)?;
+        self.write_secret("telegram-token", super::chat::TOKEN)?;
         crate::data::make_example_database(&self.dir.join("guests.db"))
             .await
             .map_err(|e| CliError::io("making the app's database", e))?;
@@ -173,11 +177,10 @@ impl Scene {
         files::write_atomically(path, text, 0o644).map_err(|e| CliError::io(format!("writing {}", path.display()), e))
     }
 
-    fn write_secret(&self) -> Result<()> {
-        let file =
-            fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.dir.join("webhook-secret"));
-        file.and_then(|mut file| file.write_all(self.secret.as_bytes()))
-            .map_err(|e| CliError::io("writing the webhook's secret", e))
+    fn write_secret(&self, name: &str, secret: &str) -> Result<()> {
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(self.dir.join(name));
+        file.and_then(|mut file| file.write_all(secret.as_bytes()))
+            .map_err(|e| CliError::io(format!("writing {name}"), e))
     }
 
     /// Writes a version of the page and commits it.
@@ -226,12 +229,19 @@ impl Scene {
             let start = format!("runtime = \"{}\"\ncommand = {program}\n", RuntimeKind::Process.as_str());
             ("", "[build]\nrun = \"sh build.sh\"\n\n", start)
         };
+        let telegram = self.bot_api.map(|address| {
+            format!(
+                "[telegram]\ntoken = {{ file = \"telegram-token\" }}\nchat = {}\noperators = [10001]\n\
+                 api_url = \"http://{address}\"\n\n",
+                super::chat::CHAT
+            )
+        });
         format!(
             "# Made by `refit demo`. `refit check` shows what it means.\n\
              [app]\nname = \"{app}\"\nrepository = \"origin.git\"\n\n\
              [server]\nlisten = \"127.0.0.1:{listen}\"\n\n\
              [webhooks.github]\nsecret = {{ file = \"webhook-secret\" }}\n\n\
-             [environments.production]\nbranch = \"main\"\nport = {port}\nbind = \"127.0.0.1\"\n\n\
+             {telegram}[environments.production]\nbranch = \"main\"\nport = {port}\nbind = \"127.0.0.1\"\n\n\
              [[backup]]\nkind = \"sqlite\"\npath = \"guests.db\"\nrequired = true\n\n\
              [[test]]\nname = \"unit\"\n{test}run = \"sh test.sh\"\n\n\
              {build}[start]\n{start}stop_timeout = \"2s\"\n\
@@ -241,6 +251,7 @@ impl Scene {
             app = self.record.app,
             listen = self.listen,
             port = self.port,
+            telegram = telegram.unwrap_or_default(),
         )
     }
 }

@@ -7,7 +7,7 @@ use crate::cli::{
 };
 
 /// Columns for running text.
-const WIDTH: usize = 92;
+pub const WIDTH: usize = 92;
 
 /// Columns for the name of a fact.
 const NAME_WIDTH: usize = 10;
@@ -77,7 +77,7 @@ impl<'a> Voice<'a> {
     }
 }
 
-fn wrapped(text: &str, width: usize) -> Vec<String> {
+pub fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {
         match lines.last_mut() {

@@ -225,11 +225,22 @@ fn sqlite_files(config: &Config) -> Vec<Finding> {
 async fn telegram(config: &Config) -> Finding {
     let check = "telegram";
     let Some(telegram) = &config.telegram else {
-        return Finding::ok(check, "not configured: reports go to the terminal and the log");
+        return match config.telegram_without_token {
+            true => Finding::warn(
+                check,
+                "the token is not set or empty here: reports go to the terminal and the log",
+                "set it where the daemon runs, then `refit telegram test`",
+            ),
+            false => Finding::ok(check, "not configured: reports go to the terminal and the log"),
+        };
     };
     match tokio::time::timeout(TELEGRAM, Box::pin(notify::telegram::check(telegram))).await {
         Ok(Ok(who)) => Finding::ok(check, who),
-        Ok(Err(why)) => Finding::warn(check, why, "see [telegram] in the configuration; reports wait until it works"),
+        Ok(Err(why)) => Finding::warn(
+            check,
+            why,
+            "`refit telegram test` tries each step; `refit telegram chats` finds the chat; reports wait until it works",
+        ),
         Err(_) => Finding::warn(
             check,
             format!("{} does not answer", telegram.api_url),

@@ -11,24 +11,37 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use self::telegram::{BotApi, CHAT, TOKEN};
+use super::{Limits, Pacer, Post};
 use crate::{
     config::{self, Config, RuntimeKind},
     model::{CommitId, DeploymentId, EnvironmentKey, Stage, Status, Trigger, TriggerKind},
     pipeline::{
-        journal::{Event, FailureKind},
+        journal::{Event, FailureKind, Saga},
         outcome,
     },
-    registry::{Decision, Entry, Facts, NewDeployment, NewMessage, Registry, Release},
+    registry::{Decision, Entry, Facts, MessageKind, NewDeployment, NewMessage, Registry, Release},
     runtime::Instance,
     test_ports as ports,
 };
 
 mod delivery;
+mod figures;
+mod live;
 mod outages;
 mod reports;
 mod standin;
-#[path = "../../../tests/it/support/telegram.rs"]
+mod story;
+#[expect(dead_code, unused_imports, reason = "the bot's tests, which share it, also speak and press buttons")]
+#[path = "../../../tests/it/support/telegram/mod.rs"]
 mod telegram;
+
+/// Telegram's limits, a hundred times as fast.
+const QUICK: Limits = Limits {
+    gap: Duration::from_millis(10),
+    edit_gap: Duration::from_millis(15),
+    window: Duration::from_millis(600),
+    ..Limits::TELEGRAM
+};
 
 type Done = Result<(), Box<dyn std::error::Error>>;
 
@@ -109,18 +122,109 @@ impl Desk {
         }
         end.error = end.error.or(play.error);
         let event = Event::Ended { status, reason: end.error.clone() };
-        let message = Some(NewMessage { kind: "end".into(), body: json!({ "version": 1 }) });
+        let message = Some(NewMessage::of(MessageKind::End));
         let entry = Entry { event, facts, end: Some(end), message };
         self.registry.append(id, &saga, seq, &entry).await.unwrap();
         id
     }
 
+    /// Begins a deployment, to be played step by step.
+    async fn begin(&self, subject: &str, previous: Option<DeploymentId>) -> Playing<'_> {
+        let new = NewDeployment {
+            key: key(),
+            commit: None,
+            reference: "refs/heads/main".to_owned(),
+            trigger: Trigger { kind: TriggerKind::Github, by: Some("ada".to_owned()), delivery: None, forced: false },
+            rollback: None,
+        };
+        let id = self.registry.enqueue(&new).await.unwrap();
+        let (saga, seq) = self.registry.saga(id).await.unwrap();
+        let mut playing = Playing { desk: self, id, saga, seq };
+        let facts = Facts { log: Some(format!("{id}.log")), ..Facts::default() };
+        let event = Event::Begun { previous, rollback_to: None };
+        playing.append(Entry { facts, message: Some(NewMessage::of(MessageKind::Begun)), ..event.into() }).await;
+        playing.append(start(Stage::Pull).into()).await;
+        let facts = Facts {
+            commit: Some(commit()),
+            subject: Some(subject.to_owned()),
+            author: Some("Ada Lovelace".to_owned()),
+            ..Facts::default()
+        };
+        let pulled = Event::StepSucceeded { stage: Stage::Pull, output: json!({}) };
+        playing.append(Entry { facts, ..pulled.into() }).await;
+        playing
+    }
+
+    /// What sending works with, at a pace for tests.
+    fn post(&self, config: Arc<Config>) -> Post {
+        Post { pacer: Pacer::new(QUICK), ..Post::new(self.registry.clone(), config) }
+    }
+
     /// Starts the task of the daemon.
     fn run(&self, config: Arc<Config>) -> Running {
+        self.run_post(self.post(config))
+    }
+
+    fn run_post(&self, post: Post) -> Running {
         let ticks = watch::Sender::new(0);
         let shutdown = CancellationToken::new();
-        let task = tokio::spawn(super::run(self.registry.clone(), config, ticks.subscribe(), shutdown.clone()));
+        let task = tokio::spawn(super::run(post, ticks.subscribe(), shutdown.clone()));
         Running { ticks, shutdown, task }
+    }
+}
+
+/// A deployment that goes on step by step, with its messages in the outbox as the pipeline leaves them.
+struct Playing<'a> {
+    desk: &'a Desk,
+    id: DeploymentId,
+    saga: Saga,
+    seq: i64,
+}
+
+impl Playing<'_> {
+    async fn append(&mut self, entry: Entry) {
+        let (saga, recorded) = self.desk.registry.append(self.id, &self.saga, self.seq, &entry).await.unwrap();
+        (self.saga, self.seq) = (saga, recorded.seq);
+    }
+
+    async fn succeed(&mut self, stage: Stage) {
+        self.append(start(stage).into()).await;
+        self.append(Event::StepSucceeded { stage, output: json!({}) }.into()).await;
+    }
+
+    async fn undo(&mut self, stages: &[Stage]) {
+        for event in undo(stages, &[]) {
+            self.append(event.into()).await;
+        }
+    }
+
+    async fn end(&mut self) {
+        self.end_as(self.saga.verdict()).await;
+    }
+
+    async fn end_as(&mut self, status: Status) {
+        let events = self.desk.registry.events(self.id, 0).await.unwrap();
+        let mut end = outcome::end(status, &self.saga, &events);
+        end.live = (status == Status::Succeeded).then(|| release(self.id));
+        let event = Event::Ended { status, reason: end.error.clone() };
+        let message = (status != Status::Skipped).then(|| NewMessage::of(MessageKind::End));
+        self.append(Entry { event, facts: Facts::default(), end: Some(end), message }).await;
+    }
+
+    /// All that is left succeeds.
+    async fn succeed_from(&mut self, stage: Stage) {
+        for stage in Stage::ALL.iter().skip_while(|s| **s != stage) {
+            self.succeed(*stage).await;
+        }
+        self.end().await;
+    }
+
+    /// The tests fail with these last lines.
+    async fn fail_in_test(&mut self, tail: &[&str]) {
+        self.append(start(Stage::Test).into()).await;
+        self.append(fail(Stage::Test, "2 of 14 tests failed (exit code 1)", tail).into()).await;
+        self.undo(&[Stage::Test, Stage::Pull]).await;
+        self.end().await;
     }
 }
 

@@ -7,7 +7,7 @@ use super::{
 use crate::notify::{
     flush,
     render::Message,
-    telegram::{Client, Verdict},
+    telegram::{Client, Manner, Verdict},
 };
 
 const PLENTY: Duration = Duration::from_secs(60);
@@ -126,7 +126,7 @@ async fn a_refused_message_is_kept_and_does_not_block_the_next() -> Done {
     desk.play(Play { subject: "first".to_owned(), ..Play::fails() }).await;
     desk.play(Play { subject: "second".to_owned(), ..Play::fails() }).await;
     let config = desk.config(&api, "");
-    let left = flush(desk.registry.clone(), Arc::clone(&config), PLENTY).await;
+    let left = flush(desk.post(Arc::clone(&config)), PLENTY).await;
     assert!(api.accepted()[0].text.contains("second"));
     assert!(left.is_ok() || left.is_err_and(|why| why.contains("message is too long")));
     let running = desk.run(config);
@@ -143,7 +143,7 @@ async fn an_address_that_is_none_is_said_and_nothing_panics() -> Done {
     let telegram = desk.config_for("http://127.0.0.1:9", TOKEN, "").telegram.clone().ok_or("no telegram")?;
     for url in ["mailto:x@example.org", "nonsense", "http://"] {
         let telegram = config::Telegram { api_url: url.to_owned(), ..telegram.clone() };
-        let error = Client::new(&telegram).map(drop).unwrap_err();
+        let error = Client::new(&telegram, PLENTY).map(drop).unwrap_err();
         assert!(error.starts_with("`telegram.api_url` cannot be used: "), "{error}");
     }
     Ok(())
@@ -161,17 +161,23 @@ async fn no_error_and_no_log_shows_the_token() -> Done {
     let unknown = "987654321:AAanother-token-of-the-right-length-0123";
     for token in [TOKEN, unknown, odd] {
         let config = desk.config_for(&api.url(), token, "");
-        let mut client = Client::with_limit(config.telegram.as_ref().ok_or("no telegram")?, Duration::from_secs(2))?;
+        let mut client = Client::new(config.telegram.as_ref().ok_or("no telegram")?, Duration::from_secs(2))?;
         said.push(format!("{client:?}"));
         for fault in [Fault::Hangup, Fault::Silence, Fault::NotJson, Fault::BadRequest("no"), Fault::TooMany(3)] {
             api.faults([fault]);
-            let verdict = client.send(&message).await;
-            assert_ne!(verdict, Verdict::Accepted);
+            let verdict = client.send(&message, Manner::default()).await;
+            assert!(!matches!(verdict, Verdict::Accepted(_)), "{verdict:?}");
             said.push(format!("{verdict:?}"));
         }
-        said.push(format!("{:?}", client.send(&message).await));
+        for fault in [Fault::Hangup, Fault::NotJson, Fault::BadRequest("no")] {
+            api.faults([fault.clone(), fault.clone(), fault]);
+            said.push(format!("{:?}", client.edit(CHAT, 2, &message, &[]).await));
+            said.push(format!("{:?}", client.delete(CHAT, 2).await));
+            said.push(format!("{:?}", client.send_file("a.log", b"x".to_vec(), None).await));
+        }
+        said.push(format!("{:?}", client.send(&message, Manner::default()).await));
         api.stop();
-        said.push(format!("{:?}", client.send(&message).await));
+        said.push(format!("{:?}", client.send(&message, Manner::default()).await));
         api.restart();
     }
     let said = format!("{}\n{}", said.join("\n"), log.text());

@@ -372,6 +372,11 @@ proptest! {
         if let Some((last, _)) = report.next.last() {
             prop_assert!(message.plain.contains(last.as_str()), "what to do is never cut off");
         }
+        for message in [report.card(true), report.bell(), report.answered(&view)] {
+            let visible = html::visible(&message.html);
+            prop_assert_eq!(visible.as_deref(), Ok(message.plain.as_str()));
+            prop_assert!(units(&message.plain) <= 4096 && !message.plain.trim().is_empty(), "{}", message.plain);
+        }
         for label in ["commit", "trigger", "stages", "live", "backup", "freed"] {
             let is_there = report.text().lines().any(|line| line.starts_with(&format!("  {label} ")));
             let in_message = message.plain.lines().any(|line| line.starts_with(&format!("{label} ")));

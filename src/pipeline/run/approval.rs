@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Runner, Way, receive};
 use crate::{
     pipeline::journal::{Approval, Event},
-    registry::{Decision, Entry, NewMessage, RegistryError},
+    registry::{Decision, Entry, MessageKind, NewMessage, RegistryError},
 };
 
 /// Between two looks for a decision that another process may have written.
@@ -39,7 +39,7 @@ impl Runner {
         self.log.section("refit").line(format!(
             "waits for approval until {until}: `refit approve {id}`, or `refit reject {id} --reason \"…\"`"
         ));
-        let message = NewMessage { kind: "approval".to_owned(), body: serde_json::json!({ "version": 1 }) };
+        let message = NewMessage::of(MessageKind::Approval);
         let event = Event::ApprovalRequested { expires_at };
         self.record(Entry { message: Some(message), ..event.into() }).await?;
         self.reach("approval:record").await;

@@ -69,7 +69,8 @@ pub async fn forward(step: &Step, exchange: &Exchange) -> Result<(), StageFailur
     unmark(&mark(step))
 }
 
-async fn put(step: &Step, set: &str, parts: &[Name]) -> Result<(), data::DataError> {
+/// Restores a set, or some parts of it. Nothing that uses the data may run.
+pub(super) async fn put(step: &Step, set: &str, parts: &[Name]) -> Result<(), data::DataError> {
     let dir = step.world.config.server.backups_dir.join(set);
     let request = RestoreRequest { environment: &step.environment, set: &dir, parts };
     let report = data::restore_set(request, step.world.runtimes.reach(), &step.job).await?;

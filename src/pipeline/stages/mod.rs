@@ -176,7 +176,7 @@ pub async fn input(stage: Stage, step: &Step, progress: &Progress) -> Result<Val
         Stage::Test => json(&test::input(progress)?),
         Stage::Build => json(&build::input(progress)?),
         Stage::Tag => json(&tag::input(step, progress).await?),
-        Stage::Migrate => json(&migrate::input(progress)?),
+        Stage::Migrate => json(&migrate::input(step, progress).await?),
         Stage::Start => json(&start::input(step, progress)?),
         Stage::Smoke => json(&smoke::input(progress)?),
     }

@@ -24,6 +24,7 @@ use crate::{
         health, kept,
         state::{self, Before, Held},
     },
+    registry::Release,
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
 };
 
@@ -79,14 +80,20 @@ pub fn input(step: &Step, progress: &Progress) -> Result<Input, StageFailure> {
         release: progress.target.as_ref().map(|target| target.deployment),
         standing: progress.target.as_ref().map(|target| target.instance.clone()),
         data: exchange(progress)?,
-        previous: progress.previous.as_ref().map(|release| Previous {
+        previous: progress.previous.as_ref().map(Previous::of),
+    })
+}
+
+impl Previous {
+    pub fn of(release: &Release) -> Self {
+        Self {
             deployment: release.deployment,
             commit: release.commit.clone(),
             artefact: release.artefact.clone(),
             instance: release.instance.clone(),
             runtime: release.runtime,
-        }),
-    })
+        }
+    }
 }
 
 /// Both sets have to be known before anything is stopped.
@@ -125,7 +132,19 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let gap_ms = if input.previous.is_some() { ms(healthy.first_answer.saturating_duration_since(gap)) } else { 0 };
     let healthy_after_ms = ms(started.elapsed());
     step.job.log.line(format!("healthy after {healthy_after_ms} ms"));
-    Done::new(&Output { instance: candidate, healthy_after_ms, gap_ms })
+    let warning = newer_schema(step, &input).await;
+    Ok(Done { warning, ..Done::new(&Output { instance: candidate, healthy_after_ms, gap_ms })? })
+}
+
+/// What the safety checks said of the schema, of a version that came back without its data.
+async fn newer_schema(step: &Step, input: &Input) -> Option<String> {
+    if input.release.is_none() || input.data.is_some() {
+        return None;
+    }
+    let order = step.world.registry.rollback_order(step.deployment).await.ok().flatten()?;
+    let checks = order.checks.as_array()?;
+    let bad = checks.iter().find(|check| check["name"] == "schema" && check["severity"] != "ok")?;
+    Some(format!("this version runs with another schema than its own: {}", bad["message"].as_str()?))
 }
 
 /// What is to be started. An earlier release's instance that stands is taken as it is: what it is made of may be gone by now, and it
@@ -170,6 +189,15 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
         runtime.stop(&previous.instance, step.environment.start.stop_timeout).await?;
         exchange::forward(step, data).await?;
     }
+    bring_back(step, previous, clear_away).await.map(Some)
+}
+
+/// Starts what was live again, with its own settings; `meanwhile` is done as soon as it is on its way up. The line is for the report.
+pub(super) async fn bring_back(
+    step: &Step,
+    previous: &Previous,
+    meanwhile: impl AsyncFnOnce() -> Result<(), StageFailure>,
+) -> Result<String, StageFailure> {
     let (mut environment, unreadable) = kept::environment(&step.world, &step.environment, previous.deployment);
     if let Some(why) = unreadable {
         step.job.log.line(format!("using today's settings: {why}"));
@@ -177,7 +205,7 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     environment.start.runtime = previous.runtime;
     let started = Instant::now();
     let again = start_again(step, &environment, previous).await;
-    clear_away().await?;
+    meanwhile().await?;
     let instance = again?;
     // Going back is not for the one who cancelled to cancel.
     let job = Job { log: step.job.log.clone(), cancel: CancellationToken::new() };
@@ -191,11 +219,11 @@ pub async fn undo(step: &Step, input: Input) -> Result<Option<String>, StageFail
     let healthy = ms(started.elapsed());
     // A way back that nobody looked at is no way back.
     smoke::once(&step, &instance).await.map_err(|f| not_good("does not pass its own checks", f))?;
-    Ok(Some(format!(
+    Ok(format!(
         "deployment {} ({}) is live again, healthy after {healthy} ms",
         previous.deployment,
         previous.commit.short(),
-    )))
+    ))
 }
 
 /// What is known of a version that is about to be taken away again. Never a reason not to go back.

@@ -24,6 +24,7 @@
 use std::{
     collections::VecDeque,
     io,
+    net::IpAddr,
     pin::{Pin, pin},
     time::Duration,
 };
@@ -99,6 +100,13 @@ impl ContainerExec for Engine {
         job: &Job,
     ) -> Result<ExecOutcome> {
         self.exec_streams(container, command, env, Some(source), sink, job).await
+    }
+
+    async fn address_of(&self, container: &str) -> Result<IpAddr> {
+        if !is_container_name(container) {
+            return Err(RuntimeError::Missing { what: "container", name: container.to_owned() });
+        }
+        super::instances::address_of(&self.docker, container).await
     }
 }
 

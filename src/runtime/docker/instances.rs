@@ -370,3 +370,20 @@ pub(super) async fn is_running(docker: &Docker, name: &str) -> Result<bool> {
     let state = inspected.and_then(|container| container.state);
     Ok(state.is_some_and(|s| s.status == Some(ContainerStateStatusEnum::RUNNING)))
 }
+
+/// The address of a running container that may not be ours: that of one of its networks, or this host's where it uses the host's own.
+pub(super) async fn address_of(docker: &Docker, name: &str) -> Result<IpAddr> {
+    let operation = format!("look at container {name}");
+    let inspected = found(&operation, answer(docker.inspect_container(name, None)).await)?;
+    let container = inspected.ok_or_else(|| RuntimeError::Missing { what: "container", name: name.to_owned() })?;
+    let state = container.state.and_then(|state| state.status);
+    if state != Some(ContainerStateStatusEnum::RUNNING) {
+        return Err(RuntimeError::failed(operation, "it does not run: start it"));
+    }
+    let networks = container.network_settings.and_then(|network| network.networks).unwrap_or_default();
+    if networks.contains_key("host") {
+        return Ok(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    }
+    let mut addresses = networks.values().filter_map(|endpoint| endpoint.ip_address.as_deref()?.parse().ok());
+    addresses.next().ok_or_else(|| RuntimeError::failed(operation, "it has no address: connect it to a network"))
+}

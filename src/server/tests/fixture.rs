@@ -94,6 +94,7 @@ pub fn config(dir: &Path, apps: Vec<Arc<App>>) -> Config {
             log_keep_days: 1,
         },
         telegram: None,
+        telegram_without_token: false,
         apps,
         redactor,
     }
@@ -287,7 +288,7 @@ impl Running {
         let stop = CancellationToken::new();
         let serving = {
             let (verbs, stop) = (verbs.clone(), stop.clone());
-            async move { server::serve_within(listener, verbs, &config, limits, stop).await }
+            async move { server::serve_within(listener, verbs, &config, None, limits, stop).await }
         };
         Self { address, verbs, stop, ended: tokio::spawn(serving), dir }
     }

@@ -35,7 +35,7 @@ pub struct Database {
 }
 
 impl Database {
-    fn start(name: &str) -> Self {
+    pub fn start(name: &str) -> Self {
         let database = Self { name: name.to_owned() };
         docker(&["network", "create", name]);
         docker(&["run", "--detach", "--name", name, "--network", name, "refit-test/postgres:15", "sh", "-c", SERVER]);

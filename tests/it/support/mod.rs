@@ -2,8 +2,6 @@
 
 use std::{
     fs,
-    io::{Read, Write},
-    net::TcpStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::atomic::{AtomicU32, Ordering},
@@ -14,12 +12,15 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod http;
 mod ports;
 #[expect(dead_code, reason = "the notifier's own tests, which share it, order the other kinds of trouble")]
 pub mod telegram;
 
 pub mod proxy;
+pub mod servers;
 
+pub use http::{Answer, http, sign};
 pub use ports::free_port;
 
 /// How long anything is waited for; a test that needs it has failed.
@@ -249,7 +250,8 @@ impl Site {
     /// them. Before that a kill makes it send the last one again.
     #[track_caller]
     pub fn wait_for_settled_reports(&self, wanted: usize) {
-        let settled = || self.daemon_log().matches("reported to Telegram").count();
+        let is_one = |line: &&str| line.contains("reported to Telegram") && line.contains("kind=\"end\"");
+        let settled = || self.daemon_log().lines().filter(is_one).count();
         let all = poll(|| (settled() >= wanted).then_some(()));
         all.unwrap_or_else(|| panic!("{} of {wanted} reports were settled: {}", settled(), self.daemon_log()));
     }
@@ -573,49 +575,4 @@ pub fn poll<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
         thread::sleep(Duration::from_millis(20));
     }
     None
-}
-
-/// `sha256=…` over the body.
-pub fn sign(secret: &str, body: &str) -> String {
-    use hmac::{Hmac, KeyInit, Mac};
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(secret.as_bytes()).expect("any key length");
-    mac.update(body.as_bytes());
-    format!("sha256={}", hex::encode(mac.finalize().into_bytes()))
-}
-
-#[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub body: String,
-}
-
-impl Answer {
-    #[track_caller]
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("no JSON ({e}): {self:?}"))
-    }
-}
-
-/// One HTTP/1.0-style request on a connection of its own.
-pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> std::io::Result<Answer> {
-    let mut stream = TcpStream::connect(("127.0.0.1", port))?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    let mut head = format!(
-        "{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\ncontent-length: {}\r\n",
-        body.len()
-    );
-    for (name, value) in headers {
-        head.push_str(&format!("{name}: {value}\r\n"));
-    }
-    head.push_str("\r\n");
-    stream.write_all(head.as_bytes())?;
-    stream.write_all(body)?;
-    let mut answer = Vec::new();
-    // A server may close with the request half read; what it said before still counts.
-    let _ = stream.read_to_end(&mut answer);
-    let text = String::from_utf8_lossy(&answer).into_owned();
-    let status = text.split(' ').nth(1).and_then(|s| s.parse().ok());
-    let status = status.ok_or_else(|| std::io::Error::other(format!("no answer: {text:?}")))?;
-    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
-    Ok(Answer { status, body })
 }

@@ -1,10 +1,15 @@
 //! A stand-in for Telegram's Bot API on the loopback: takes what the real one takes, and refuses what it refuses, in its words.
 //!
-//! It knows one bot ([`TOKEN`]) and one chat ([`CHAT`]) with one topic ([`TOPIC`]). What it accepted is kept for the test to read. Trouble can
-//! be ordered: for the next request ([`Fault`]), or until further notice ([`BotApi::stop`], [`BotApi::set_mood`]). It runs in a thread of
-//! its own, so that tests without an async runtime can use it, and keeps its port over a stop and a start.
+//! It knows one bot ([`TOKEN`]) and one chat ([`CHAT`]) with one topic ([`TOPIC`]). What it accepted is kept for the test to read, as the chat shows it now
+//! ([`BotApi::accepted`]) and as it came to that ([`BotApi::moments`]). Trouble can be ordered: for the next request ([`Fault`]), or until
+//! further notice ([`BotApi::stop`], [`BotApi::set_mood`]). It runs in a thread of its own, so that tests without an async runtime can
+//! use it, and keeps its port over a stop and a start.
 //!
-//! Behaviour: <https://core.telegram.org/bots/api>, sections "Making requests", "sendMessage", "HTML style" and "ResponseParameters".
+//! - `chat`: what the bot sends: messages, edits, files, deletions.
+//! - `form`: a request's parameters, as JSON or as a form.
+//! - `html`: the markup.
+//!
+//! Behaviour: <https://core.telegram.org/bots/api>, sections "Making requests" and "ResponseParameters", and those of the methods.
 
 use std::{
     collections::VecDeque,
@@ -23,8 +28,14 @@ use tokio::sync::oneshot;
 
 use super::ports::free_port;
 
-#[path = "telegram_html.rs"]
+mod bot;
+mod chat;
+mod form;
 pub mod html;
+
+pub use bot::{OPERATOR, SECOND_OPERATOR, STRANGER, Said};
+pub use chat::{Accepted, Moment};
+use form::Input;
 
 pub const TOKEN: &str = "123456789:AAStandInForTheRealThing-0123456789ab";
 pub const CHAT: i64 = -1_001_234_567_890;
@@ -33,8 +44,11 @@ pub const TOPIC: i64 = 77;
 /// What the group turns into after [`Mood::Migrated`].
 pub const NEW_CHAT: i64 = -1_009_999_999_999;
 
-/// The longest text, in UTF-16 units, once its markup was read.
-const LONGEST: usize = 4096;
+/// What the real one allows in a group: a message a second, and this many in a minute ("Broadcasting to users" of the bots' FAQ).
+pub const PACE: Pace = Pace { gap: Duration::from_secs(1), most: 20, window: Duration::from_secs(60) };
+
+/// The method that only waits for news: trouble that is ordered for "the next request" is not for it.
+const POLLING: &str = "getupdates";
 
 /// How long a message is waited for; a test that needs it has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -73,32 +87,40 @@ pub enum Mood {
     NoChat,
     /// The bot was thrown out.
     Blocked,
+    /// The token was revoked.
+    Revoked,
     /// The group became a supergroup with the id [`NEW_CHAT`].
     Migrated,
-    /// One message a second to a chat; more are answered 429.
+    /// More messages and edits than [`PACE`] allows, or [`BotApi::set_pace`], are answered 429.
     Paced,
 }
 
-/// A message that was accepted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Accepted {
-    pub chat: i64,
-    pub thread: Option<i64>,
-    /// What people read.
-    pub text: String,
-    /// What was sent.
-    pub raw: String,
-    pub html: bool,
-    pub silent: bool,
+/// What a chat takes in [`Mood::Paced`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
+    pub gap: Duration,
+    pub most: usize,
+    pub window: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        PACE
+    }
 }
 
 #[derive(Debug, Default)]
 struct State {
-    faults: VecDeque<Fault>,
+    /// With the method that they are for; without one, for any but [`POLLING`].
+    faults: VecDeque<(Option<&'static str>, Fault)>,
+    bot: bot::Bot,
     mood: Mood,
+    pace: Pace,
     accepted: Vec<Accepted>,
+    moments: Vec<Moment>,
     requests: usize,
-    last: Option<Instant>,
+    /// When messages and edits were taken, for the pace.
+    taken: VecDeque<Instant>,
 }
 
 /// The running stand-in; it ends when it is dropped.
@@ -148,18 +170,49 @@ impl BotApi {
 
     /// Orders faults for the next requests, one each.
     pub fn faults(&self, faults: impl IntoIterator<Item = Fault>) {
-        self.lock().faults.extend(faults);
+        self.lock().faults.extend(faults.into_iter().map(|fault| (None, fault)));
+    }
+
+    /// Orders faults for the next requests of one method, such as `editMessageText`.
+    pub fn faults_on(&self, method: &'static str, faults: impl IntoIterator<Item = Fault>) {
+        self.lock().faults.extend(faults.into_iter().map(|fault| (Some(method), fault)));
     }
 
     pub fn set_mood(&self, mood: Mood) {
         self.lock().mood = mood;
     }
 
-    pub fn accepted(&self) -> Vec<Accepted> {
-        self.lock().accepted.clone()
+    pub fn set_pace(&self, pace: Pace) {
+        self.lock().pace = pace;
     }
 
-    /// Requests so far, whatever became of them.
+    /// The bot's messages as the chat shows them now, oldest first; deleted ones are missing.
+    pub fn accepted(&self) -> Vec<Accepted> {
+        self.lock().accepted.iter().filter(|message| !message.deleted).cloned().collect()
+    }
+
+    /// Those that made a phone ring.
+    pub fn rung(&self) -> Vec<Accepted> {
+        self.accepted().into_iter().filter(|message| !message.silent).collect()
+    }
+
+    /// What a message says together with the one that it answers.
+    pub fn whole(&self, message: &Accepted) -> String {
+        let answered = self.accepted().into_iter().find(|other| Some(other.id) == message.reply_to);
+        format!("{}\n{}", answered.map(|other| other.text).unwrap_or_default(), message.text)
+    }
+
+    /// What happened in the chat, in order.
+    pub fn moments(&self) -> Vec<Moment> {
+        self.lock().moments.clone()
+    }
+
+    /// Somebody deletes a message of the bot.
+    pub fn delete(&self, id: i64) {
+        self.lock().delete_by_hand(id);
+    }
+
+    /// Requests so far, whatever became of them, but for those that only waited for news.
     pub fn requests(&self) -> usize {
         self.lock().requests
     }
@@ -171,6 +224,13 @@ impl BotApi {
         self.accepted()
     }
 
+    /// Waits until `wanted` messages rang, and returns them all.
+    #[track_caller]
+    pub fn wait_for_rings(&self, wanted: usize) -> Vec<Accepted> {
+        self.wait_until(&format!("{wanted} messages that ring"), |api| api.rung().len() >= wanted);
+        self.rung()
+    }
+
     /// Waits until `wanted` requests came in.
     #[track_caller]
     pub fn wait_for_requests(&self, wanted: usize) {
@@ -178,7 +238,7 @@ impl BotApi {
     }
 
     #[track_caller]
-    fn wait_until(&self, what: &str, reached: impl Fn(&Self) -> bool) {
+    pub fn wait_until(&self, what: &str, reached: impl Fn(&Self) -> bool) {
         let began = Instant::now();
         while !reached(self) {
             assert!(began.elapsed() < PATIENCE, "waited for {what} in vain: {:?}", self.lock());
@@ -236,18 +296,20 @@ struct HungUp;
 
 async fn answer(request: Request<Incoming>, state: Arc<Mutex<State>>) -> Result<Answer, HungUp> {
     let path = request.uri().path().to_owned();
-    let is_json = request.headers().get("content-type").is_some_and(|v| v.as_bytes().starts_with(b"application/json"));
+    let kind = request.headers().get("content-type").and_then(|v| v.to_str().ok()).unwrap_or_default().to_owned();
     let body = request.into_body().collect().await.map_err(|_| HungUp)?.to_bytes();
-    let fault = {
-        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.requests += 1;
-        state.faults.pop_front()
-    };
+    let fault = state.lock().unwrap_or_else(PoisonError::into_inner).fault_for(&path);
     let regular = || {
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.handle(&path, is_json, &body)
+        state.handle(&path, &kind, &body)
     };
     match fault {
+        None if path.to_ascii_lowercase().ends_with(&format!("/{POLLING}")) && is_known(&path) => {
+            match Input::read(&kind, &body) {
+                Ok(input) => Ok(bot::get_updates(&state, &input).await),
+                Err(why) => Ok(refuse(400, &format!("Bad Request: {why}"), None)),
+            }
+        }
         None => Ok(regular()),
         Some(Fault::Hangup) => Err(HungUp),
         Some(Fault::Silence) => never().await,
@@ -282,10 +344,24 @@ async fn never() -> Result<Answer, HungUp> {
 }
 
 impl State {
-    fn handle(&mut self, path: &str, is_json: bool, body: &[u8]) -> Answer {
+    /// Counts a request, and says what was ordered for it.
+    fn fault_for(&mut self, path: &str) -> Option<Fault> {
+        let method = path.rsplit('/').next().unwrap_or_default();
+        let polls = method.eq_ignore_ascii_case(POLLING);
+        self.requests += usize::from(!polls);
+        let meant =
+            |(wanted, _): &(Option<&str>, Fault)| wanted.map_or(!polls, |name| method.eq_ignore_ascii_case(name));
+        let at = self.faults.iter().position(meant)?;
+        self.faults.remove(at).map(|(_, fault)| fault)
+    }
+
+    fn handle(&mut self, path: &str, kind: &str, body: &[u8]) -> Answer {
         let Some((token, method)) = path.strip_prefix("/bot").and_then(|rest| rest.split_once('/')) else {
             return refuse(404, "Not Found", None);
         };
+        if self.mood == Mood::Revoked {
+            return refuse(401, "Unauthorized", None);
+        }
         if token != TOKEN {
             // A token of the right shape is unknown; anything else is no address at all.
             return match token.split_once(':') {
@@ -295,33 +371,36 @@ impl State {
                 _ => refuse(404, "Not Found", None),
             };
         }
-        let input = match body {
-            [] => json!({}),
-            body if is_json => match serde_json::from_slice::<Value>(body) {
-                Ok(value) if value.is_object() => value,
-                _ => return refuse(400, "Bad Request: can't parse JSON object", None),
-            },
-            _ => return refuse(400, "Bad Request: unsupported content type", None),
+        let input = match Input::read(kind, body) {
+            Ok(input) => input,
+            Err(why) => return refuse(400, &format!("Bad Request: {why}"), None),
         };
-        match method.to_ascii_lowercase().as_str() {
-            "getme" => ok(&json!({
+        let answer = self.call(&method.to_ascii_lowercase(), &input);
+        answer.unwrap_or_else(|refusal| *refusal)
+    }
+
+    fn call(&mut self, method: &str, input: &Input) -> Result<Answer, Box<Answer>> {
+        match method {
+            "getme" => Ok(ok(&json!({
                 "id": 123_456_789, "is_bot": true, "first_name": "Refit", "username": "refit_test_bot",
                 "can_join_groups": true, "can_read_all_group_messages": false, "supports_inline_queries": false,
                 "can_connect_to_business": false, "has_main_web_app": false,
-            })),
-            "getchat" => self.chat(&input).map_or_else(|refusal| *refusal, |chat| ok(&chat_info(chat))),
-            "sendmessage" => self.send(&input).unwrap_or_else(|refusal| *refusal),
-            _ => refuse(404, "Not Found: method not found", None),
+            }))),
+            "getchat" => self.chat(input).map(|chat| ok(&chat_info(chat))),
+            "sendmessage" => self.send_message(input),
+            "senddocument" => self.send_document(input),
+            "editmessagetext" => self.edit_message_text(input),
+            "deletemessage" => self.delete_message(input),
+            _ => self.listen(method, input),
         }
     }
 
-    fn chat(&self, input: &Value) -> Result<i64, Box<Answer>> {
+    fn chat(&self, input: &Input) -> Result<i64, Box<Answer>> {
         let refused = |code, why: &str, parameters| Err(Box::new(refuse(code, why, parameters)));
-        let chat = match input.get("chat_id") {
-            None => return refused(400, "Bad Request: chat_id is empty", None),
-            Some(Value::String(text)) => text.parse().ok(),
-            Some(value) => value.as_i64(),
-        };
+        if input.get("chat_id").is_none() {
+            return refused(400, "Bad Request: chat_id is empty", None);
+        }
+        let chat = input.number("chat_id");
         match (self.mood, chat) {
             (Mood::Migrated, Some(NEW_CHAT)) => Ok(NEW_CHAT),
             (Mood::Migrated, Some(CHAT)) => refused(
@@ -334,50 +413,10 @@ impl State {
             _ => refused(400, "Bad Request: chat not found", None),
         }
     }
+}
 
-    fn send(&mut self, input: &Value) -> Result<Answer, Box<Answer>> {
-        let bad = |why: &str| Box::new(refuse(400, &format!("Bad Request: {why}"), None));
-        let chat = self.chat(input)?;
-        let raw = input.get("text").and_then(Value::as_str).unwrap_or_default();
-        let mode = input.get("parse_mode").and_then(Value::as_str);
-        let text = match mode {
-            None => raw.to_owned(),
-            Some(mode) if mode.eq_ignore_ascii_case("html") => {
-                html::visible(raw).map_err(|why| bad(&format!("can't parse entities: {why}")))?
-            }
-            Some(_) => return Err(bad("unsupported parse_mode")),
-        };
-        let text = text.trim();
-        if text.is_empty() {
-            return Err(bad("message text is empty"));
-        }
-        if text.encode_utf16().count() > LONGEST {
-            return Err(bad("message is too long"));
-        }
-        let thread = input.get("message_thread_id").and_then(Value::as_i64);
-        if thread.is_some_and(|thread| thread != TOPIC) {
-            return Err(bad("message thread not found"));
-        }
-        let fresh = self.last.is_some_and(|last| last.elapsed() < Duration::from_secs(1));
-        if self.mood == Mood::Paced && fresh {
-            return Err(Box::new(too_many(1)));
-        }
-        self.last = Some(Instant::now());
-        let silent = input.get("disable_notification") == Some(&Value::Bool(true));
-        self.accepted.push(Accepted {
-            chat,
-            thread,
-            text: text.to_owned(),
-            raw: raw.to_owned(),
-            html: mode.is_some(),
-            silent,
-        });
-        Ok(ok(&json!({
-            "message_id": self.accepted.len(), "date": 1_795_000_000, "text": text,
-            "from": { "id": 123_456_789, "is_bot": true, "first_name": "Refit", "username": "refit_test_bot" },
-            "chat": { "id": chat, "title": "Deployments", "type": "supergroup" },
-        })))
-    }
+fn is_known(path: &str) -> bool {
+    path.strip_prefix("/bot").and_then(|rest| rest.split_once('/')).is_some_and(|(token, _)| token == TOKEN)
 }
 
 fn chat_info(chat: i64) -> Value {
