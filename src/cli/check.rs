@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     config::{
-        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools,
-        Probe, Strategy, TestPlace,
+        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools, Probe,
+        Strategy, TestPlace,
     },
     model::Stage,
 };

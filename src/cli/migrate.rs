@@ -126,10 +126,7 @@ fn page(found: &Migrations, paint: Paint, width: Option<u16>) -> String {
     match (&found.problem, pending) {
         (Some(problem), _) => out.push_str(&format!("\n{} {problem}\n", paint.bad("nothing can be applied:"))),
         (None, 0) => out.push_str("\nno migration is pending\n"),
-        (None, n) => out.push_str(&format!(
-            "\n{}: `refit deploy` applies them, or `refit migrate up`\n",
-            plural(n, "pending migration")
-        )),
+        (None, n) => out.push_str(&format!("\n{}: `refit deploy` applies them, or `refit migrate up`\n", plural(n, "pending migration"))),
     }
     if let Some(note) = &found.note {
         out.push_str(&format!("{} {note}\n", paint.warn("note:")));

@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use super::{
     load::{Claims, read_app},
-    migrate,
     read::Reader,
     schema::{COMMON, STAGES},
-    smoke, stages, start,
+    migrate, smoke, stages, start,
     tree::{self, At, Value},
     types::{App, Environment},
     values::{self, Complaint, boolean, docker_name, integer},

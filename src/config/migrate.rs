@@ -7,7 +7,8 @@ use super::{
     read::Reader,
     tree::Value,
     types::{
-        Backup, BackupSource, Migrate, MigrateCommand, MigrateWith, MigrationDatabase, MigrationFiles, OnMigrateFailure,
+        Backup, BackupSource, Migrate, MigrateCommand, MigrateWith, MigrationDatabase, MigrationFiles,
+        OnMigrateFailure,
     },
     values::{self, Complaint, Parsed, boolean, choice, duration, text},
 };
@@ -29,8 +30,11 @@ struct Keys {
 
 /// `None` where `run` or `files` is the empty string, by which an environment turns the common one off.
 pub(super) fn migrate(table: &Reader<'_>, backups: &[Backup]) -> Option<Migrate> {
-    const WAYS: &[(&str, OnMigrateFailure)] =
-        &[("keep", OnMigrateFailure::Keep), ("down", OnMigrateFailure::Down), ("restore", OnMigrateFailure::Restore)];
+    const WAYS: &[(&str, OnMigrateFailure)] = &[
+        ("keep", OnMigrateFailure::Keep),
+        ("down", OnMigrateFailure::Down),
+        ("restore", OnMigrateFailure::Restore),
+    ];
     let on = |text: Option<String>| text.filter(|text| !text.trim().is_empty());
     let keys = Keys {
         run: on(table.read("run", text)),
@@ -116,8 +120,7 @@ fn database(table: &Reader<'_>, keys: &Keys, backups: &[Backup]) -> Option<Migra
             (first, _) => {
                 let which = if first.is_none() { "no database" } else { "more than one database" };
                 let complaint = Complaint::new(format!("{which} is backed up here, so `files` needs to be told where"));
-                let help =
-                    "add `database = \"NAME\"`, the name of a `[[backup]]`, or `url = { env = \"DATABASE_URL\" }`";
+                let help = "add `database = \"NAME\"`, the name of a `[[backup]]`, or `url = { env = \"DATABASE_URL\" }`";
                 table.complain("files", complaint.help(help));
                 None
             }
@@ -138,8 +141,7 @@ fn check_url(table: &Reader<'_>, url: &Secret) {
         return;
     }
     let complaint = Complaint::new("the URL is of no database that SQL files can be applied to");
-    let help =
-        "it begins with postgres://, mysql:// or sqlite:///ABSOLUTE/PATH; for anything else use a command, `run`";
+    let help = "it begins with postgres://, mysql:// or sqlite:///ABSOLUTE/PATH; for anything else use a command, `run`";
     table.complain("url", complaint.help(help));
 }
 

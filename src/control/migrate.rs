@@ -146,8 +146,7 @@ impl Observer {
     }
 
     fn with_files(&self, key: &EnvironmentKey) -> Result<(Arc<Environment>, MigrationFiles)> {
-        let unknown =
-            || ControlError::usage(format!("{key} is not in the configuration"), "`refit check` lists what is");
+        let unknown = || ControlError::usage(format!("{key} is not in the configuration"), "`refit check` lists what is");
         let environment = self.config.by_key(key).ok_or_else(unknown)?.clone();
         match (migrate::configured(&environment), &environment.migrate) {
             (Some(files), _) => Ok((environment.clone(), files.clone())),
@@ -184,19 +183,11 @@ impl Observer {
         let found = blocking(move || mirror.resolve(&name).map_err(|e: GitError| e.to_string())).await;
         match found {
             Ok(commit) => Ok((commit, note)),
-            Err(why) => Err(ControlError::usage(
-                note.unwrap_or(why),
-                "--commit SHA or --ref NAME; `refit doctor` checks the repository",
-            )),
+            Err(why) => Err(ControlError::usage(note.unwrap_or(why), "--commit SHA or --ref NAME; `refit doctor` checks the repository")),
         }
     }
 
-    async fn files(
-        &self,
-        environment: &Environment,
-        dir: String,
-        commit: &CommitId,
-    ) -> std::result::Result<Files, String> {
+    async fn files(&self, environment: &Environment, dir: String, commit: &CommitId) -> std::result::Result<Files, String> {
         let (mirror, commit) = (mirror(&self.config, environment), commit.clone());
         blocking(move || files_of(&mirror, &commit, &dir)).await
     }
@@ -289,8 +280,7 @@ async fn carry_out(
     let state = State { applied: session.applied().await? };
     let plan = plan(set, &state, verb)?;
     let titles = |carried: Vec<Carried>| carried.into_iter().map(|one| one.title).collect();
-    let back =
-        migrate::down(&mut session, &plan.back, &job.log, &mut Aloud { say: &mut *say, what: "took back" }).await;
+    let back = migrate::down(&mut session, &plan.back, &job.log, &mut Aloud { say: &mut *say, what: "took back" }).await;
     let done = match back {
         Err(failure) => Err(failure),
         Ok(carried) => {
@@ -349,10 +339,9 @@ impl From<SessionError> for ControlError {
     fn from(error: SessionError) -> Self {
         let message = error.to_string();
         match error {
-            SessionError::Unreachable { .. } => Self::Unavailable {
-                message,
-                hint: Some("check that it runs, and `database` or `url` in [migrate]".to_owned()),
-            },
+            SessionError::Unreachable { .. } => {
+                Self::Unavailable { message, hint: Some("check that it runs, and `database` or `url` in [migrate]".to_owned()) }
+            }
             SessionError::Locked { .. } => Self::Busy { message, hint: None },
             SessionError::Unfit(_) => Self::usage(message, "correct [migrate] in pipeline.toml"),
             _ => refused(&message),

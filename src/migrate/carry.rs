@@ -163,7 +163,9 @@ async fn failure(session: &mut Session, migration: &Migration, cause: SessionErr
     }
     // Writing to a string does not fail.
     let _ = match session.applied().await.map(|applied| State { applied }) {
-        Ok(state) if state.dirty().is_some() => state.dirty().map_or(Ok(()), |dirty| write!(message, "; {dirty}")),
+        Ok(state) if state.dirty().is_some() => {
+            state.dirty().map_or(Ok(()), |dirty| write!(message, "; {dirty}"))
+        }
         Ok(_) if migration.up.no_tx && session.server().undoes() => {
             write!(message, "; it runs without a transaction (`-- no-transaction`), so what it did before that stays")
         }

@@ -142,8 +142,9 @@ pub fn files_of(mirror: &Mirror, commit: &CommitId, dir: &str) -> Result<Files, 
     let found = found.ok_or_else(|| {
         format!("commit {} has no directory `{}`: add it, or set `migrate.files`", commit.short(), printable(dir))
     })?;
-    Files::read(dir.trim_end_matches('/'), found)
-        .map_err(|problems| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+    Files::read(dir.trim_end_matches('/'), found).map_err(|problems| {
+        problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    })
 }
 
 /// Gives each migration its way back.
@@ -174,8 +175,7 @@ fn parse(name: &str) -> Result<Named<'_>, String> {
     let version = number.parse::<i64>().ok().filter(|n| *n > 0);
     let version = version.ok_or_else(|| bad("has a number that is not from 1 to 9223372036854775807"))?;
     let kind = MigrationType::from_filename(rest);
-    let description =
-        rest.strip_suffix(kind.suffix()).ok_or_else(|| bad("does not end in `.sql`, in small letters"))?;
+    let description = rest.strip_suffix(kind.suffix()).ok_or_else(|| bad("does not end in `.sql`, in small letters"))?;
     let lower = description.to_ascii_lowercase();
     if lower.is_empty() || lower == "up" || lower == "down" {
         return Err(bad("has no name after its number"));

@@ -177,8 +177,7 @@ impl Session {
             // It has nobody to wait for but writers, and every statement does that.
             Inner::Sqlite(_) => Ok(true),
             Inner::Mysql(connection) => {
-                let taken =
-                    sqlx::query_scalar::<_, Option<i64>>(MYSQL_LOCK).bind(seconds).fetch_one(connection.as_mut());
+                let taken = sqlx::query_scalar::<_, Option<i64>>(MYSQL_LOCK).bind(seconds).fetch_one(connection.as_mut());
                 taken.await.map(|taken| taken == Some(1)).map_err(MigrateError::Execute)
             }
         };
@@ -227,9 +226,7 @@ impl Session {
         };
         match reverted {
             Some(reverted) => reverted.map_err(|error| match self.explain(&error, down.sql.as_str()) {
-                SessionError::Sql { why, line } => {
-                    SessionError::Sql { why: format!("{}: {why}", at(file, line)), line: None }
-                }
+                SessionError::Sql { why, line } => SessionError::Sql { why: format!("{}: {why}", at(file, line)), line: None },
                 other => other,
             }),
             None => {
@@ -315,8 +312,7 @@ async fn connect(place: &Place, lock_timeout: Duration, cancel: &CancellationTok
             let mut connection = options.connect().await?;
             // Whole seconds, at least one.
             let seconds = ms.div_ceil(1000).max(1);
-            let set =
-                format!("SET SESSION lock_wait_timeout = {seconds}, SESSION innodb_lock_wait_timeout = {seconds}");
+            let set = format!("SET SESSION lock_wait_timeout = {seconds}, SESSION innodb_lock_wait_timeout = {seconds}");
             connection.execute(AssertSqlSafe(set)).await?;
             let id: u64 = sqlx::query_scalar("SELECT CONNECTION_ID()").fetch_one(&mut connection).await?;
             Ok((Inner::Mysql(Box::new(connection)), i64::try_from(id).unwrap_or_default()))
@@ -346,8 +342,7 @@ fn is_lock_timeout(error: &MigrateError) -> bool {
         return mysql.number() == 1205;
     }
     let Some(code) = error.code() else { return false };
-    code == "55P03"
-        || code.parse::<i32>().is_ok_and(|code| code < 1024 * 1024 && matches!(code & 0xff, 5 | 6) && is_sqlite(error))
+    code == "55P03" || code.parse::<i32>().is_ok_and(|code| code < 1024 * 1024 && matches!(code & 0xff, 5 | 6) && is_sqlite(error))
 }
 
 fn is_sqlite(error: &dyn sqlx::error::DatabaseError) -> bool {
@@ -364,10 +359,7 @@ fn is_missing_table(error: &sqlx::Error) -> bool {
 
 /// Whether a text of MySQL has one statement. In doubt it has more: what is in quotes is not looked into.
 fn is_one_statement(text: &str) -> bool {
-    let lines = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with('#'));
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("--") && !line.starts_with('#'));
     let bare = lines.collect::<Vec<_>>().join("\n");
     !bare.trim_end_matches(';').contains(';')
 }
@@ -381,11 +373,7 @@ mod tests {
         for one in ["ALTER TABLE a ADD b INT", "-- a; b\n\nALTER TABLE a\n  ADD b INT;\n", "# x;\nDROP TABLE a;"] {
             assert!(is_one_statement(one), "{one}");
         }
-        for more in [
-            "ALTER TABLE a ADD b INT; DROP TABLE c",
-            "INSERT INTO a VALUES (';'), ('x')",
-            "SELECT 1; -- end\nSELECT 2;",
-        ] {
+        for more in ["ALTER TABLE a ADD b INT; DROP TABLE c", "INSERT INTO a VALUES (';'), ('x')", "SELECT 1; -- end\nSELECT 2;"] {
             assert!(!is_one_statement(more), "{more}");
         }
     }

@@ -13,11 +13,7 @@
 //!
 //! Long calls take a [`Job`]: they log to it and give up soon after it is cancelled, leaving nothing running.
 
-use std::{
-    collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::{IpAddr, SocketAddr}, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

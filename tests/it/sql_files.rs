@@ -51,12 +51,7 @@ impl Shop {
         site.write("needs", "");
         let shop = Self { site };
         shop.migration(1, "notes", "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT);\n", "DROP TABLE notes;\n");
-        shop.migration(
-            2,
-            "seed",
-            "INSERT INTO notes (text) VALUES ('seed');\n",
-            "DELETE FROM notes WHERE text = 'seed';\n",
-        );
+        shop.migration(2, "seed", "INSERT INTO notes (text) VALUES ('seed');\n", "DELETE FROM notes WHERE text = 'seed';\n");
         shop
     }
 
@@ -68,12 +63,7 @@ impl Shop {
     /// Two good ones, each of which would fail if it ran twice.
     fn two_more(&self) {
         self.migration(3, "mood", "ALTER TABLE notes ADD COLUMN mood TEXT;\n", "ALTER TABLE notes DROP COLUMN mood;\n");
-        self.migration(
-            4,
-            "colour",
-            "ALTER TABLE notes ADD COLUMN colour TEXT;\n",
-            "ALTER TABLE notes DROP COLUMN colour;\n",
-        );
+        self.migration(4, "colour", "ALTER TABLE notes ADD COLUMN colour TEXT;\n", "ALTER TABLE notes DROP COLUMN colour;\n");
     }
 
     /// A third that fails in its second statement.
@@ -180,20 +170,13 @@ fn what_is_wrong_is_found_before_anything_is_applied() {
     refused("2_seed.up.sql", "SELECT 1;\n", "migrations/2_seed.up.sql was edited after it was applied");
     refused("4_again.up.sql", "SELECT 1;\n", "migrations/4_colour.up.sql: has the number 4");
     refused("extra.sql", "SELECT 1;\n", "migrations/extra.sql: has no `_` after its number");
-    refused(
-        "6_lonely.down.sql",
-        "SELECT 1;\n",
-        "migrations/6_lonely.down.sql: takes back a migration that is not here",
-    );
+    refused("6_lonely.down.sql", "SELECT 1;\n", "migrations/6_lonely.down.sql: takes back a migration that is not here");
     // By hand beside us, with a number above: ours comes too late.
     shop.sql("INSERT INTO _sqlx_migrations VALUES (9, 'by hand', CURRENT_TIMESTAMP, 1, x'00', 1)");
     shop.site.push("by hand");
     let bad = shop.site.deploy(3);
     let error = bad["error"].as_str().unwrap();
-    assert!(
-        error.contains("the database has migration 9 (by hand)") && error.contains("refit migrate down --to 2"),
-        "{error}"
-    );
+    assert!(error.contains("the database has migration 9 (by hand)") && error.contains("refit migrate down --to 2"), "{error}");
     shop.sql("DELETE FROM _sqlx_migrations WHERE version = 9");
     shop.site.refit(&["rerun"]).expect(0);
     shop.expect_schema("1 2 3 4");
@@ -207,10 +190,7 @@ fn a_migration_applied_by_hand_without_its_row_is_told_and_mended() {
     shop.site.push("second");
     let bad = shop.site.deploy(3);
     let error = bad["error"].as_str().unwrap();
-    assert!(
-        error.contains("migrations/3_mood.up.sql: duplicate column name: mood; its transaction was undone"),
-        "{error}"
-    );
+    assert!(error.contains("migrations/3_mood.up.sql: duplicate column name: mood; its transaction was undone"), "{error}");
     assert!(error.ends_with("the schema is still at 2 (seed)"), "{error}");
     shop.sql("ALTER TABLE notes DROP COLUMN mood");
     shop.site.refit(&["rerun"]).expect(0);
@@ -228,10 +208,7 @@ fn keep_leaves_what_was_applied_and_says_so() {
     let error = bad["error"].as_str().unwrap();
     assert!(error.contains("migrations/5_broken.up.sql: no such table: absent; its transaction was undone"), "{error}");
     assert!(error.ends_with("the schema went from 2 (seed) to 4 (colour)"), "{error}");
-    assert!(
-        undone(&bad).contains("it stays at 4 (colour) (it was 2 (seed)); `refit migrate down --to 2` takes it back"),
-        "{bad:#}"
-    );
+    assert!(undone(&bad).contains("it stays at 4 (colour) (it was 2 (seed)); `refit migrate down --to 2` takes it back"), "{bad:#}");
     shop.expect_schema("1 2 3 4");
     shop.site.expect_page("one");
     // Mended, it goes on from there.
@@ -288,10 +265,7 @@ fn a_way_back_that_fails_needs_a_person() {
     let bad = shop.site.deploy(5);
     assert_eq!(bad["status"], "stuck");
     let error = bad["error"].as_str().unwrap();
-    assert!(
-        error.contains("3 (mood) was not taken back: migrations/3_mood.down.sql: no such table: absent"),
-        "{error}"
-    );
+    assert!(error.contains("3 (mood) was not taken back: migrations/3_mood.down.sql: no such table: absent"), "{error}");
     assert!(error.contains("the schema is at 3 (mood) (it was 2 (seed))"), "{error}");
     shop.expect_schema("1 2 3");
     shop.site.expect_page("one");
@@ -302,8 +276,7 @@ fn restore_puts_back_what_was_there_when_the_app_was_stopped() {
     let shop = Shop::live("on_failure = \"restore\"\nhold = true\nmax_backup_age = \"1h\"");
     shop.two_more();
     // It does something that no file takes back, and then fails.
-    shop.site
-        .write("migrations/5_wreck.sql", "-- no-transaction\nDELETE FROM notes;\nALTER TABLE absent ADD COLUMN x;\n");
+    shop.site.write("migrations/5_wreck.sql", "-- no-transaction\nDELETE FROM notes;\nALTER TABLE absent ADD COLUMN x;\n");
     shop.sql("INSERT INTO notes (text) VALUES ('accepted after the first backup')");
     let notes = shop.sql("SELECT text FROM notes");
     shop.site.push("wrecks");
@@ -420,10 +393,7 @@ fn by_hand_the_same_files_do_the_same() {
     shop.two_more();
     shop.site.push("second");
     let up = hand(&["up", "--to", "3"], 0);
-    assert!(
-        up.contains("1 migration applied: the schema went from 2 (seed) to 3 (mood); the data before is in backup"),
-        "{up}"
-    );
+    assert!(up.contains("1 migration applied: the schema went from 2 (seed) to 3 (mood); the data before is in backup"), "{up}");
     shop.expect_schema("1 2 3");
     let rows = shop.site.refit(&["migrate", "status", "--format", "json"]).expect(0).json();
     let states: Vec<_> = rows["migrations"].as_array().unwrap().iter().map(|row| row["state"].clone()).collect();
@@ -453,9 +423,7 @@ fn by_hand_the_same_files_do_the_same() {
     let checks = preview["checks"].as_array().unwrap();
     let schema = checks.iter().find(|check| check["name"] == "schema").unwrap();
     assert_eq!(schema["severity"], "error", "{preview:#}");
-    assert!(
-        schema["message"].as_str().unwrap().contains("needs 3 (mood), 4 (colour), which the database does not have")
-    );
+    assert!(schema["message"].as_str().unwrap().contains("needs 3 (mood), 4 (colour), which the database does not have"));
     // Not beside a daemon.
     shop.site.serve();
     let busy = shop.site.refit(&["migrate", "up"]);

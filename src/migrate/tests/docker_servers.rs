@@ -28,8 +28,7 @@ impl Reached {
         };
         let house = tempfile::tempdir().unwrap();
         let file = house.path().join("pipeline.toml");
-        std::fs::write(&file, "[app]\nname = 'a'\nrepository = 'r'\n[environments.production]\nbranch = 'main'\n")
-            .unwrap();
+        std::fs::write(&file, "[app]\nname = 'a'\nrepository = 'r'\n[environments.production]\nbranch = 'main'\n").unwrap();
         let options =
             crate::config::LoadOptions { env: &|_| None, missing_secrets: crate::config::MissingSecrets::Error };
         let config = crate::config::load_with(&file, options).unwrap();
@@ -93,8 +92,7 @@ async fn postgres_notices_that_we_are_gone() {
     let held = db.server.hold();
     let set = files(&with(&[("3_change.sql", "ALTER TABLE entries ADD COLUMN colour text")]));
     let place = db.place();
-    let migrating =
-        tokio::spawn(async move { up_with(&place, &set, Duration::from_secs(600), &CancellationToken::new()).await });
+    let migrating = tokio::spawn(async move { up_with(&place, &set, Duration::from_secs(600), &CancellationToken::new()).await });
     until("the migration waits", || db.server.waits()).await;
     // As if the process were killed: the connection closes, and nobody says goodbye.
     migrating.abort();
@@ -109,16 +107,10 @@ async fn mariadb_has_it_as_sqlx_has_and_says_that_it_is_dirty() {
     agrees_with_sqlx!(&db, sqlx::MySqlConnection::connect(&db.address().await).await.unwrap());
     db.sql("DROP TABLE _sqlx_migrations, entries");
     up_all(&db.place(), &files(FIRST)).await.unwrap();
-    let broken = with(&[(
-        "3_broken.sql",
-        "ALTER TABLE entries ADD COLUMN colour TEXT;\nALTER TABLE nothing ADD COLUMN x INT;\n",
-    )]);
+    let broken =
+        with(&[("3_broken.sql", "ALTER TABLE entries ADD COLUMN colour TEXT;\nALTER TABLE nothing ADD COLUMN x INT;\n")]);
     let error = up_all(&db.place(), &files(&broken)).await.unwrap_err();
-    assert!(
-        error.contains("3 (broken) stopped half way")
-            && error.contains("DELETE FROM _sqlx_migrations WHERE version = 3"),
-        "{error}"
-    );
+    assert!(error.contains("3 (broken) stopped half way") && error.contains("DELETE FROM _sqlx_migrations WHERE version = 3"), "{error}");
     assert_eq!(states(&db.place(), &files(&broken)).await, ["1 applied", "2 applied", "3 dirty"]);
     // Nothing goes on over it, in either direction.
     assert!(up_all(&db.place(), &files(&broken)).await.unwrap_err().contains("the database is dirty"));

@@ -107,7 +107,8 @@ fn the_states_of_rows_are_told() {
         Applied { version: 5, ..row(&set, 4) },
     ];
     let told: Vec<_> = rows(&set, &applied).iter().map(|row| (row.version, row.state.as_str())).collect();
-    let expected = [(1, "applied"), (2, "too late"), (3, "edited"), (4, "dirty"), (5, "missing"), (6, "pending")];
+    let expected =
+        [(1, "applied"), (2, "too late"), (3, "edited"), (4, "dirty"), (5, "missing"), (6, "pending")];
     assert_eq!(told, expected);
 }
 

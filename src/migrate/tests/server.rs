@@ -12,10 +12,7 @@ pub trait Db {
 }
 
 pub const FIRST: &[(&str, &str)] = &[
-    (
-        "1_entries.up.sql",
-        "CREATE TABLE entries (id INTEGER PRIMARY KEY, message VARCHAR(80));\nINSERT INTO entries VALUES (1, 'hello');\n",
-    ),
+    ("1_entries.up.sql", "CREATE TABLE entries (id INTEGER PRIMARY KEY, message VARCHAR(80));\nINSERT INTO entries VALUES (1, 'hello');\n"),
     ("1_entries.down.sql", "DROP TABLE entries;\n"),
     ("2_add_mood.up.sql", "ALTER TABLE entries ADD COLUMN mood VARCHAR(20);\n"),
     ("2_add_mood.down.sql", "ALTER TABLE entries DROP COLUMN mood;\n"),
@@ -73,10 +70,7 @@ pub(super) use agrees_with_sqlx;
 pub async fn fails_half_way_and_leaves_nothing(db: &impl Db) {
     let place = db.place();
     up_all(&place, &files(FIRST)).await.unwrap();
-    let broken = with(&[(
-        "3_broken.sql",
-        "ALTER TABLE entries ADD COLUMN colour VARCHAR(9);\n\nALTER TABLE nothing ADD COLUMN x INT;\n",
-    )]);
+    let broken = with(&[("3_broken.sql", "ALTER TABLE entries ADD COLUMN colour VARCHAR(9);\n\nALTER TABLE nothing ADD COLUMN x INT;\n")]);
     let error = up_all(&place, &files(&broken)).await.unwrap_err();
     assert!(error.starts_with("migrations/3_broken.sql") && error.ends_with("; its transaction was undone"), "{error}");
     assert_eq!(states(&place, &files(&broken)).await, ["1 applied", "2 applied", "3 pending"]);

@@ -33,8 +33,7 @@ impl Db for File {
     fn sql(&self, sql: &str) -> String {
         let script = "import sqlite3, sys\nc = sqlite3.connect(sys.argv[1], timeout=0, isolation_level=None)\n\
                       for r in c.execute(sys.argv[2]): print('|'.join(map(str, r)))";
-        let out =
-            std::process::Command::new("python3").args(["-c", script]).arg(self.path()).arg(sql).output().unwrap();
+        let out = std::process::Command::new("python3").args(["-c", script]).arg(self.path()).arg(sql).output().unwrap();
         assert!(out.status.success(), "{sql}: {out:?}");
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     }
@@ -69,8 +68,7 @@ async fn a_writer_that_goes_on_is_waited_for_in_time() {
 async fn a_statement_without_end_is_ended() {
     let file = File::new();
     up_all(&file.place(), &files(FIRST)).await.unwrap();
-    let endless =
-        "CREATE TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n;";
+    let endless = "CREATE TABLE n AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n;";
     let set = files(&with(&[("3_endless.sql", endless)]));
     let cancel = CancellationToken::new();
     let place = file.place();

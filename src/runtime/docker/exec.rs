@@ -22,9 +22,9 @@
 //! the background, when the caller drops the future. Its input stays open until it has ended.
 
 use std::{
+    net::IpAddr,
     collections::VecDeque,
     io,
-    net::IpAddr,
     pin::{Pin, pin},
     time::Duration,
 };

@@ -375,7 +375,8 @@ pub(super) async fn is_running(docker: &Docker, name: &str) -> Result<bool> {
 pub(super) async fn address_of(docker: &Docker, name: &str) -> Result<IpAddr> {
     let operation = format!("look at container {name}");
     let inspected = found(&operation, answer(docker.inspect_container(name, None)).await)?;
-    let container = inspected.ok_or_else(|| RuntimeError::Missing { what: "container", name: name.to_owned() })?;
+    let container =
+        inspected.ok_or_else(|| RuntimeError::Missing { what: "container", name: name.to_owned() })?;
     let state = container.state.and_then(|state| state.status);
     if state != Some(ContainerStateStatusEnum::RUNNING) {
         return Err(RuntimeError::failed(operation, "it does not run: start it"));

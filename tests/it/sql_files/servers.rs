@@ -2,10 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{
-    Site, poll,
-    servers::{Server, until},
-};
+use crate::support::{Site, poll, servers::{Server, until}};
 
 /// A site whose files go to a database in a container, by its name.
 struct Away {
@@ -16,9 +13,9 @@ struct Away {
 impl Away {
     fn live(mysql: bool, more: &str) -> Self {
         let server = Server::start(mysql);
-        let site = Site::process()
-            .env("DATABASE_URL", &server.url())
-            .with(&format!("[migrate]\nfiles = \"db\"\nurl = {{ env = \"DATABASE_URL\" }}\n{more}\n"));
+        let site = Site::process().env("DATABASE_URL", &server.url()).with(&format!(
+            "[migrate]\nfiles = \"db\"\nurl = {{ env = \"DATABASE_URL\" }}\n{more}\n"
+        ));
         site.write("db/1_entries.up.sql", "CREATE TABLE entries (id INTEGER PRIMARY KEY, message VARCHAR(80));\nINSERT INTO entries VALUES (1, 'hello');\n");
         site.write("db/1_entries.down.sql", "DROP TABLE entries;\n");
         site.push("first");
@@ -42,9 +39,7 @@ impl Away {
 
     fn columns(&self) -> String {
         let own = if self.server.mysql { "table_schema = 'app' AND" } else { "" };
-        let sql = format!(
-            "SELECT column_name FROM information_schema.columns WHERE {own} table_name = 'entries' ORDER BY ordinal_position"
-        );
+        let sql = format!("SELECT column_name FROM information_schema.columns WHERE {own} table_name = 'entries' ORDER BY ordinal_position");
         self.server.run("app", &sql).replace('\n', " ")
     }
 
@@ -78,10 +73,7 @@ fn gives_up_a_lock(mysql: bool) {
     away.site.expect_page("one");
     assert_eq!(deploy.wait().unwrap().code(), Some(3));
     let bad = away.site.newest();
-    assert!(
-        told(&bad).contains("db/2_mood.up.sql: a lock that another session holds was not free within 2s"),
-        "{bad:#}"
-    );
+    assert!(told(&bad).contains("db/2_mood.up.sql: a lock that another session holds was not free within 2s"), "{bad:#}");
     assert!(told(&bad).contains("the schema is still at 1 (entries)"), "{bad:#}");
     assert_eq!((away.rows(), away.columns()), ("1".to_owned(), "id message".to_owned()));
     drop(held);
@@ -141,14 +133,8 @@ fn docker_mariadb_says_where_it_stopped_and_how_to_go_on() {
     );
     let bad = away.site.deploy(3);
     let text = told(&bad);
-    assert!(
-        text.contains("db/3_third.up.sql: Table 'app.absent' doesn't exist; 3 (third) stopped half way"),
-        "{bad:#}"
-    );
-    assert!(
-        text.contains("the schema was not rolled back: 3 (third) stopped half way: the database is dirty"),
-        "{bad:#}"
-    );
+    assert!(text.contains("db/3_third.up.sql: Table 'app.absent' doesn't exist; 3 (third) stopped half way"), "{bad:#}");
+    assert!(text.contains("the schema was not rolled back: 3 (third) stopped half way: the database is dirty"), "{bad:#}");
     away.site.expect_page("one");
     // Nothing goes on over it.
     away.site.refit(&["rerun"]).expect(3);

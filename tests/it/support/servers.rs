@@ -37,10 +37,7 @@ impl Server {
         let ready = if mysql { "mysql" } else { "postgres" };
         until("the server answers", || server.command(ready, "SELECT 1").output().unwrap().status.success());
         if mysql {
-            server.run(
-                "mysql",
-                "CREATE DATABASE app; CREATE USER app IDENTIFIED BY 'pass word/1'; GRANT ALL ON app.* TO app",
-            );
+            server.run("mysql", "CREATE DATABASE app; CREATE USER app IDENTIFIED BY 'pass word/1'; GRANT ALL ON app.* TO app");
         } else {
             server.run("postgres", "CREATE ROLE app LOGIN PASSWORD 'pass word/1'");
             server.run("postgres", "CREATE DATABASE app OWNER app");
@@ -94,10 +91,7 @@ impl Server {
         let count = if self.mysql {
             self.run("mysql", "SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'ALTER TABLE%' AND state LIKE 'Waiting for table metadata lock%'")
         } else {
-            self.run(
-                "postgres",
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'",
-            )
+            self.run("postgres", "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE 'ALTER TABLE%'")
         };
         count != "0"
     }

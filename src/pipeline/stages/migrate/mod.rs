@@ -171,7 +171,9 @@ pub async fn undo(step: &Step, input: Input, output: Option<Output>) -> Result<O
     let back = start::bring_back(step, held, async || Ok(())).await;
     match (schema, back) {
         (Ok(schema), Ok(back)) => Ok(Some(schema.into_iter().chain([back]).collect::<Vec<_>>().join("; "))),
-        (Err(failure), Ok(back)) => Err(StageFailure { message: format!("{}; {back}", failure.message), ..failure }),
+        (Err(failure), Ok(back)) => {
+            Err(StageFailure { message: format!("{}; {back}", failure.message), ..failure })
+        }
         (Ok(_), Err(failure)) => Err(failure),
         (Err(failure), Err(back)) => {
             Err(StageFailure { message: format!("{}; {}", failure.message, back.message), ..failure })

@@ -8,12 +8,11 @@ use tokio_util::sync::CancellationToken;
 use super::{Done, Input, Listed, OnMigrateFailure, Output, StageFailure, Step, Trail, moved, prepare, restore};
 use crate::{
     config::{Migrate, MigrateWith, MigrationFiles},
-    migrate::{self, Files, Migration, Place, Session, SessionError, State, Witness, down, plan_up, up},
-    model::CommitId,
-    pipeline::{
-        journal::FailureKind,
-        stages::{blocking, within},
+    migrate::{
+        self, Files, Migration, Place, Session, SessionError, State, Witness, down, plan_up, up,
     },
+    model::CommitId,
+    pipeline::{journal::FailureKind, stages::{blocking, within}},
     registry::Facts,
 };
 
@@ -124,8 +123,7 @@ async fn apply(
         Ok(_) => {
             let state = state?;
             // All that this deployment applied, also before a step was done again.
-            let applied =
-                ours(&state, trail).iter().filter_map(|version| set.get(*version).map(Migration::title)).collect();
+            let applied = ours(&state, trail).iter().filter_map(|version| set.get(*version).map(Migration::title)).collect();
             Ok((applied, state.version()))
         }
         Err(failure) => Err(StageFailure { message: failure.message, ..failure.cause.into() }),
@@ -182,9 +180,7 @@ pub(super) async fn undo(
         // What is to be left alone need not be looked at.
         Err(failure) if input.on_failure == OnMigrateFailure::Keep => {
             let why = failure.message;
-            return Ok(Some(format!(
-                "the schema was not rolled back, and how it stands is not known: {why}; it was at {before}"
-            )));
+            return Ok(Some(format!("the schema was not rolled back, and how it stands is not known: {why}; it was at {before}")));
         }
         Err(failure) => return Err(failure),
     };
@@ -239,9 +235,7 @@ async fn take_back(
     before: &str,
 ) -> Result<String, StageFailure> {
     let ours = ours(state, trail);
-    let refused = |why: String| {
-        format!("the schema was not rolled back: {why}; it stays at {} (it was {before})", state.version())
-    };
+    let refused = |why: String| format!("the schema was not rolled back: {why}; it stays at {} (it was {before})", state.version());
     if let Some(dirty) = state.dirty() {
         session.close().await;
         return Ok(refused(dirty.to_string()));
