@@ -230,6 +230,16 @@ pub enum Command {
     #[command(after_help = "Example:\n  refit hook install /srv/git/app.git")]
     Hook(HookArgs),
 
+    /// Run the gate: the proxy that switches between versions and drops nothing
+    ///
+    /// It owns the public ports. Runs in the foreground until SIGTERM. It keeps its routes on disk and serves at once what was live when it starts again. With --take-over a new
+    /// gate replaces the running one: the sockets are handed over, so no connection is refused meanwhile. The commands ask a running gate.
+    #[command(
+        after_help = "Example:\n  refit gate --state-dir /srv/gate\n  refit gate route shop/production --listen 0.0.0.0:8000 --to \
+                      42=127.0.0.1:49152\n  refit gate status\n  refit gate --take-over    # after an upgrade of refit"
+    )]
+    Gate(Box<GateArgs>),
+
     /// Try the bot, or find the id of its chat
     ///
     /// With a bot, a deployment is watched, approved and taken back from a chat. docs/telegram.md leads there in five minutes.
@@ -237,16 +247,6 @@ pub enum Command {
         after_help = "Example:\n  refit telegram chats    # after you have written to the bot\n  refit telegram test"
     )]
     Telegram(TelegramArgs),
-
-    /// Run the gate: the proxy that owns the public ports and switches between versions without dropping a request
-    ///
-    /// Runs in the foreground until SIGTERM. It keeps its routes on disk and serves at once what was live when it starts again. With --take-over a new
-    /// gate replaces the running one: the sockets are handed over, so no connection is refused meanwhile. The commands ask a running gate.
-    #[command(
-        after_help = "Example:\n  refit gate --state-dir /srv/gate\n  refit gate route shop/production --listen 0.0.0.0:8000 --to \
-                      42=127.0.0.1:49152\n  refit gate status\n  refit gate --take-over    # after an upgrade of refit"
-    )]
-    Gate(Box<GateArgs>),
 
     /// Print a completion script for a shell
     ///

@@ -214,6 +214,9 @@ async fn http1(stream: ClientStream, proxy: &Arc<Proxy>, leaving: &ShutdownWatch
     }
 }
 
+/// How many connections each address has.
+type OfOne = Arc<Mutex<HashMap<IpAddr, u32>>>;
+
 /// Counts connections, and refuses those that are too many: of all, and of one client.
 #[derive(Debug)]
 pub(super) struct Connections {
@@ -221,7 +224,7 @@ pub(super) struct Connections {
     most_of_one: u32,
     now: Arc<AtomicU64>,
     refused: AtomicU64,
-    of_one: Arc<Mutex<HashMap<IpAddr, u32>>>,
+    of_one: OfOne,
 }
 
 impl Connections {
@@ -267,7 +270,7 @@ impl Connections {
 #[derive(Debug)]
 pub(super) struct Seat {
     now: Arc<AtomicU64>,
-    of_one: Option<(Arc<Mutex<HashMap<IpAddr, u32>>>, IpAddr)>,
+    of_one: Option<(OfOne, IpAddr)>,
 }
 
 impl Drop for Seat {
