@@ -53,6 +53,8 @@ INSERT INTO split SELECT '2026-01-01'::date + i, i FROM generate_series(1, 365) 
 CREATE TABLE parent (a int); CREATE TABLE child (b int) INHERITS (parent);
 INSERT INTO parent VALUES (1); INSERT INTO child VALUES (2, 3), (4, 5);
 CREATE TABLE node (id int PRIMARY KEY, up int REFERENCES node DEFERRABLE INITIALLY DEFERRED);
+CREATE ROLE "reader; \! id"; CREATE ROLE keeper;
+ALTER TABLE node ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON node TO "reader; \! id" USING (id < 10);
 INSERT INTO node SELECT i, 1001 - i FROM generate_series(1, 1000) i;
 CREATE TABLE audit (what text);
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$BEGIN INSERT INTO audit VALUES ('fired'); RETURN NEW; END$$;
@@ -65,10 +67,8 @@ of column" (plus(i4)) WHERE "col ""umn""; \! id" <> E'\\';
 COMMENT ON TABLE bare IS E'it ends with a backslash \\';
 COMMENT ON TABLE empty IS E'a comment\n\\! touch /tmp/owned\n\\.';
 CREATE SEQUENCE tickets START 1000 INCREMENT -7 MINVALUE -100000 MAXVALUE 2000; SELECT nextval('tickets'), nextval('tickets');
-CREATE ROLE "reader; \! id"; CREATE ROLE keeper;
 GRANT SELECT ON bare TO "reader; \! id"; ALTER TABLE split OWNER TO keeper;
 ALTER DEFAULT PRIVILEGES FOR ROLE keeper GRANT SELECT ON TABLES TO "reader; \! id";
-ALTER TABLE node ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON node TO "reader; \! id" USING (id < 10);
 SELECT lo_from_bytea(424242, decode(repeat('00ff10270a5c2e', 30000), 'hex')); SELECT lo_create(515151); COMMENT ON LARGE OBJECT 515151 IS '\! id';
 "#;
 
@@ -334,8 +334,9 @@ async fn a_restore_whose_process_is_killed_leaves_the_old_data_or_the_new() {
     let whole = std::sync::OnceLock::new();
     scene.forge_dump(|text| whole.get_or_init(|| text).clone()).await;
     let whole = whole.get().unwrap();
-    // At known moments: before the data, in the middle of it, after the large objects, at the very end.
-    let sleep = "SELECT pg_catalog.pg_sleep(600);\n";
+    // At known moments: before the data, in the middle of it, after the large objects, at the very end. The statement that it is killed
+    // in goes on until it finds a file: `psql` does not see the end of its input before.
+    let sleep = "DO $$BEGIN WHILE pg_catalog.pg_stat_file('/tmp/go', true) IS NULL LOOP PERFORM pg_catalog.pg_sleep(0.2); END LOOP; END$$;\n";
     let at = [
         whole.replacen(
             "SET standard_conforming_strings = on;\n",
@@ -353,7 +354,9 @@ async fn a_restore_whose_process_is_killed_leaves_the_old_data_or_the_new() {
         until("it is loading", || scene.db.psql("postgres", asleep) == "1").await;
         child.kill().unwrap();
         child.wait().unwrap();
+        assert!(scene.db.exec(&["touch", "/tmp/go"]).status.success());
         until("the server has rolled back", idle).await;
+        assert!(scene.db.exec(&["rm", "/tmp/go"]).status.success());
         assert_eq!(scene.rows(), OLD);
     }
     // And at moments that nobody chose, from its first to its last.
