@@ -234,7 +234,7 @@ fn migrations_by_hand_say_what_they_need() {
         .unwrap();
     let (checked, _) = run(dir.path(), &["check", "--without-secrets"], 0);
     assert!(
-        checked.contains("SQL files of db to the database of `url`, locks waited for 5.0 s, with the app stopped"),
+        checked.contains("SQL files of db to the database of `url`, locks waited for 5.0s, with the app stopped"),
         "{checked}"
     );
     let (_, stderr) = run(dir.path(), &["migrate", "up"], 78);

@@ -16,6 +16,9 @@ const LONGEST_MESSAGE: usize = 64 * 1024;
 /// Fewer digits name too many commits.
 const SHORTEST_ABBREVIATION: usize = 4;
 
+/// The files of a directory: their names and what they hold.
+pub type DirFiles = Vec<(String, Vec<u8>)>;
+
 impl Mirror {
     /// A branch, tag, or (abbreviated) commit as a person writes it → commit. A full commit id is only ever that; other names are
     /// tried as a branch, then as a tag, then as the beginning of a commit id. `refs/heads/…` and `refs/tags/…` say
@@ -185,7 +188,7 @@ impl Mirror {
         commit: &CommitId,
         path: &str,
         wanted: impl Fn(&str) -> bool,
-    ) -> Result<Option<Vec<(String, Vec<u8>)>>, GitError> {
+    ) -> Result<Option<DirFiles>, GitError> {
         let operation = format!("read the files in `{}` of commit {}", quoted(path), commit.short());
         let invalid = |why: String| GitError::new(GitErrorKind::Invalid, &operation, why);
         let parts = inner(path).ok_or_else(|| invalid("not a path in the repository".to_owned()))?;

@@ -79,12 +79,13 @@ impl Bot {
         }
         match update::read(update) {
             Incoming::Command { who, place, message, text, at } if self.may(&who, place, "a command") => {
-                if self.registry().note_update(id).await? {
-                    let talk = Talk { who, place, message };
-                    match self.is_late(at) {
-                        true => self.say_late(&talk).await,
-                        false => Box::pin(self.command(&talk, &text)).await?,
-                    }
+                if !self.registry().note_update(id).await? {
+                    return Ok(());
+                }
+                let talk = Talk { who, place, message };
+                match self.is_late(at) {
+                    true => self.say_late(&talk).await,
+                    false => Box::pin(self.command(&talk, &text)).await?,
                 }
             }
             Incoming::Press { who, place, message, query, data } if self.may(&who, place, "a button") => {

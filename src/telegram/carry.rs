@@ -8,7 +8,10 @@ use super::{
     words,
 };
 use crate::{
-    control::{ApprovalRequest, BackupRequest, BackupUpdate, BackupVerb, ControlError, DeployRequest, RerunRequest, Result, RollbackRequest},
+    control::{
+        ApprovalRequest, BackupRequest, BackupUpdate, BackupVerb, ControlError, DeployRequest, RerunRequest, Result,
+        RollbackRequest,
+    },
     model::{EnvironmentKey, Trigger, TriggerKind},
     registry::Pressed,
     rollback::Target,

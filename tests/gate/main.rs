@@ -1,7 +1,6 @@
 //! The gate as a process, between real sockets: what goes through it, and what does not break while it switches, holds, drains and is replaced.
 #![expect(
     clippy::expect_used,
-    clippy::panic,
     clippy::unwrap_used,
     clippy::print_stdout,
     clippy::print_stderr,

@@ -156,6 +156,7 @@ fn a_deployment_is_followed_in_one_message() {
 /// SIGKILL between the state and its message, between the message and its record, and in the middle of an edit. The Bot API has no key that would make sending
 /// repeatable: only in the second case may people read something twice.
 #[test]
+#[expect(clippy::print_stdout, reason = "the figure is what this test is run for")]
 fn a_kill_around_a_message_loses_nothing() {
     let (mut lost, mut double, mut due) = (0, 0, 0);
     for (fault, twice) in

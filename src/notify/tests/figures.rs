@@ -44,6 +44,7 @@ impl Figures {
         }
     }
 
+    #[expect(clippy::print_stdout, reason = "the figures are what this test is run for")]
     fn print(self, of: &str) {
         println!("{of}: {} messages due, {} sent, {} lost, {} double", self.due, self.sent, self.lost, self.double);
     }
