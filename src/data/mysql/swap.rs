@@ -264,10 +264,16 @@ async fn clear(server: &Server<'_>, database: &str, job: &Job) -> Result<(), Dat
                 UNION ALL SELECT 'EVENT', EVENT_NAME FROM information_schema.EVENTS WHERE EVENT_SCHEMA = DATABASE() \
                 UNION ALL SELECT 'VIEW', TABLE_NAME FROM information_schema.VIEWS WHERE TABLE_SCHEMA = DATABASE() \
                 UNION ALL SELECT ROUTINE_TYPE, ROUTINE_NAME FROM information_schema.ROUTINES WHERE ROUTINE_SCHEMA = DATABASE();\n";
-    let mut sql = String::new();
+    let (mut sql, mut packages) = (String::new(), String::new());
     for row in server.ask(Some(database), list, job).await? {
         let [what, name] = row.as_slice() else { continue };
-        sql.push_str(&format!("DROP {what} IF EXISTS {};\n", quoted(name)));
+        let into = if what.starts_with("PACKAGE") { &mut packages } else { &mut sql };
+        into.push_str(&format!("DROP {what} IF EXISTS {};\n", quoted(name)));
+    }
+    if !packages.is_empty() {
+        // MariaDB knows the word in this mode only.
+        sql.push_str("SET SESSION sql_mode = 'ORACLE';\n");
+        sql.push_str(&packages);
     }
     if sql.is_empty() {
         return Ok(());
