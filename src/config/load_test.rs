@@ -285,7 +285,7 @@ N = 5
     pipeline.toml:15:16: `environments.dev.start.stop_timeout`: `5` has no unit; expected a duration such as "200ms", "30s", "2m", "1h" or "7d"
     pipeline.toml:16:1: `environments.dev.start.helth`: unknown key; did you mean `health`?
     pipeline.toml:18:8: `environments.dev.smoke.bake`: expected a duration such as "200ms", "30s", "2m", "1h" or "7d", found an integer; write a string with a number and its unit
-    pipeline.toml:20:12: `start.strategy`: this version cannot switch traffic between two versions yet; use "recreate", or leave the key out: the old version is stopped before the new one starts
+    pipeline.toml:20:12: `start.strategy`: `bluegreen` is none of `recreate`, `blue-green`; did you mean `blue-green`?
     pipeline.toml:21:10: `start.memory`: expected a size in bytes, such as 1048576, "512k", "100m" or "2g", found `lots`
     pipeline.toml:23:1: `start.env.A-B`: `A-B` is not a name of a variable; it may have letters, digits and `_`, and must not start with a digit
     pipeline.toml:24:5: `start.env.N`: expected a string, found an integer; put it in quotes
