@@ -9,7 +9,7 @@
 //! removed before all that is new is in place; until the exchange is begun, the old content is there, whole, and a kill changes
 //! nothing; a kill in the middle leaves a mark by which the next restore goes on, and no backup is taken of what is half exchanged.
 //!
-//! Through a helper times are kept to the second and none before 1970, which is the engine's doing, and a restore with `exclude` is refused: what is excluded cannot be told there.
+//! Through a helper times are kept to the second and none before 1970 or after 2262, which is the engine's doing, and a restore with `exclude` is refused: what is excluded cannot be told there.
 
 use std::path::PathBuf;
 

@@ -112,13 +112,15 @@ impl World {
     }
 }
 
-/// Without what the engine cuts off: parts of seconds, times before 1970, and the directory's own time, which an exchange of its content changes.
+/// Without what the engine cuts off: parts of seconds, times before 1970 or after 2262, and the directory's own time, which an exchange of its content changes.
 fn rounded(lines: Vec<String>) -> Vec<String> {
     let cut = |line: String| {
         let (head, rest) = line.rsplit_once(") (").unwrap();
         let (time, tail) = rest.split_once(')').unwrap();
         let seconds = time.split_once(',').unwrap().0;
-        let seconds = if seconds.starts_with('-') { "0" } else { seconds };
+        // What nanoseconds since 1970 in 63 bits cannot say.
+        let is_kept = seconds.parse::<i64>().is_ok_and(|s| (0..=i64::MAX / 1_000_000_000).contains(&s));
+        let seconds = if is_kept { seconds } else { "0" };
         format!("{head}) ({seconds}){tail}")
     };
     lines.into_iter().skip(1).map(cut).collect()
