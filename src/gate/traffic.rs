@@ -22,8 +22,11 @@ use super::{
     wire::{self, DrainBounds, HoldBounds, InFlight, RouteState, SideStatus},
 };
 
-/// Sides that are remembered after they were live.
+/// Sides that are remembered after they were live; one that is still at work in any case.
 const REMEMBERED: usize = 8;
+
+/// However many are at work: more switches than anybody makes within a drain.
+const MOST_REMEMBERED: usize = 64;
 
 #[derive(Debug, Default)]
 pub(super) struct Traffic {
@@ -298,9 +301,11 @@ impl Remember for VecDeque<Retired> {
             self.push_front(Retired { live, at: Instant::now(), bounds });
         }
         while self.len() > REMEMBERED {
-            // One that is still at work is kept as long as there is one that is not.
-            let idle = self.iter().rposition(|retired| retired.live.side.in_flight().is_empty());
-            self.remove(idle.unwrap_or(self.len() - 1));
+            match self.iter().rposition(|retired| retired.live.side.in_flight().is_empty()) {
+                Some(idle) => drop(self.remove(idle)),
+                None if self.len() > MOST_REMEMBERED => drop(self.pop_back()),
+                None => return,
+            }
         }
     }
 }
