@@ -25,12 +25,16 @@ pub fn strangers(rig: &Rig, kept: &[Release], all: &[DeploymentView]) -> Vec<Str
         rollbacks.map(|d| format!("rollbacks/{}/{}/{}/", d.app, d.environment, d.id)).collect();
     let mirror_lock = format!("git/{}.git.lock", rig.key.app);
     let state = files_below(&rig.state);
+    // What the last migration was about to do stays until the next one begins.
+    let trails: Vec<&String> = state.iter().filter(|path| path.starts_with("migrations/")).collect();
+    let trail_of = |d: &DeploymentView| format!("migrations/{}/{}/{}.json", d.app, d.environment, d.id);
+    let trail = trails.first().filter(|path| trails.len() == 1 && all.iter().any(|d| trail_of(d) == ***path));
     for path in &state {
         let known = ["refit.db", "refit.db-wal", "refit.db-shm", "refit.sock", "refit.lock"].contains(&path.as_str());
         // The lock beside a mirror stays: fetches of all processes take turns by it.
         let git = path.starts_with("git/") && (!is_temporary(path) || *path == mirror_lock);
         let before = before_rollbacks.iter().any(|dir| path.starts_with(dir)) && !is_temporary(path);
-        if !known && !git && !before && !releases.contains(path) {
+        if !known && !git && !before && !releases.contains(path) && trail != Some(&path) {
             found.push(format!("a file is left in the state directory: {path}"));
         }
     }
