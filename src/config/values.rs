@@ -352,44 +352,42 @@ pub(super) fn command(value: &Value) -> Parsed<Vec<String>> {
 /// Glob patterns of paths in the repository: `*` stays inside a directory, `**` crosses them.
 pub(super) fn path_rules(value: &Value) -> Parsed<PathRules> {
     let Kind::Array(items) = &value.kind else { return Err(wrong_type("an array of glob patterns", value)) };
-    let mut set = GlobSetBuilder::new();
-    let mut patterns = Vec::new();
-    for item in items {
-        let fail = |message: String| Complaint::new(message).at(&item.at);
-        let pattern = filled(item).map_err(|e| e.at(&item.at))?;
+    globs(items, |pattern, fail| {
         if pattern.starts_with(['/', '!']) || pattern.starts_with("./") {
-            return Err(fail(format!("`{}` must not start with `/`, `./` or `!`", printable(&pattern)))
+            return Err(fail(format!("`{}` must not start with `/`, `./` or `!`", printable(pattern)))
                 .help("patterns are relative to the repository's root, such as `src/**`"));
         }
-        let glob = GlobBuilder::new(&pattern).literal_separator(true).build();
-        set.add(glob.map_err(|e| fail(format!("`{}` is not a glob pattern: {}", printable(&pattern), e.kind())))?);
-        patterns.push(pattern);
-    }
-    if patterns.is_empty() {
-        return Ok(PathRules::default());
-    }
-    let set = set.build().map_err(|e| Complaint::new(format!("these patterns do not compile: {}", e.kind())))?;
-    Ok(PathRules { patterns, set: Some(set) })
+        Ok(pattern.to_owned())
+    })
 }
 
 /// Glob patterns of what a backup leaves out, relative to the directory that is backed up. One without a slash holds at every depth.
 pub(super) fn exclusions(value: &Value) -> Parsed<PathRules> {
     let Kind::Array(items) = &value.kind else { return Err(wrong_type("an array of glob patterns", value)) };
-    let mut set = GlobSetBuilder::new();
-    let mut patterns = Vec::new();
-    for item in items {
-        let fail = |message: String| Complaint::new(message).at(&item.at);
-        let pattern = filled(item).map_err(|e| e.at(&item.at))?;
+    globs(items, |pattern, fail| {
         let inside = pattern.trim_end_matches('/');
         if inside.is_empty()
             || inside.starts_with(['/', '!'])
             || inside.split('/').any(|part| matches!(part, "." | ".."))
         {
-            return Err(fail(format!("`{}` must not start with `/` or `!`, or have `.` or `..`", printable(&pattern)))
+            return Err(fail(format!("`{}` must not start with `/` or `!`, or have `.` or `..`", printable(pattern)))
                 .help("patterns are relative to the directory that is backed up, such as `*.tmp` or `cache/**`"));
         }
-        let anywhere = if inside.contains('/') { inside.to_owned() } else { format!("**/{inside}") };
-        let glob = GlobBuilder::new(&anywhere).literal_separator(true).build();
+        Ok(if inside.contains('/') { inside.to_owned() } else { format!("**/{inside}") })
+    })
+}
+
+/// `checked` gives the pattern that is compiled for one that was written, or what is wrong with that, by way of `fail`.
+fn globs(
+    items: &[Value],
+    checked: impl Fn(&str, &dyn Fn(String) -> Complaint) -> Result<String, Complaint>,
+) -> Parsed<PathRules> {
+    let mut set = GlobSetBuilder::new();
+    let mut patterns = Vec::new();
+    for item in items {
+        let fail = |message: String| Complaint::new(message).at(&item.at);
+        let pattern = filled(item).map_err(|e| e.at(&item.at))?;
+        let glob = GlobBuilder::new(&checked(&pattern, &fail)?).literal_separator(true).build();
         set.add(glob.map_err(|e| fail(format!("`{}` is not a glob pattern: {}", printable(&pattern), e.kind())))?);
         patterns.push(pattern);
     }

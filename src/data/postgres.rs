@@ -396,7 +396,7 @@ fn versions_of_custom(head: &[u8]) -> Option<Versions> {
     if format != CUSTOM || !(1..=8).contains(&int_size) {
         return None;
     }
-    let mut header = Header { rest, int_size: usize::from(int_size) };
+    let mut header = archive::Input { rest, int_size: usize::from(int_size) };
     // Archives of version 1.15 (PostgreSQL 16) and later say the compression in one byte.
     if (major, minor) >= (1, 15) {
         header.skip(1)?
@@ -406,36 +406,6 @@ fn versions_of_custom(head: &[u8]) -> Option<Versions> {
     header.skip(7 * (1 + header.int_size))?;
     let _database = header.string()?;
     Some(Versions { server: header.string().flatten(), tool: header.string().flatten() })
-}
-
-struct Header<'a> {
-    rest: &'a [u8],
-    int_size: usize,
-}
-
-impl Header<'_> {
-    fn skip(&mut self, bytes: usize) -> Option<()> {
-        self.rest = self.rest.get(bytes..)?;
-        Some(())
-    }
-
-    /// A sign byte, then the value, least significant byte first.
-    fn int(&mut self) -> Option<i64> {
-        let (sign, bytes) = self.rest.get(..=self.int_size)?.split_first()?;
-        let value = bytes.iter().rev().fold(0_u64, |value, byte| value << 8 | u64::from(*byte));
-        self.skip(1 + self.int_size)?;
-        let value = i64::try_from(value).ok()?;
-        Some(if *sign == 0 { value } else { -value })
-    }
-
-    /// `Some(None)`: a null string, which has length -1.
-    fn string(&mut self) -> Option<Option<String>> {
-        let length = self.int()?;
-        let Ok(length) = usize::try_from(length) else { return Some(None) };
-        let text = String::from_utf8_lossy(self.rest.get(..length)?).into_owned();
-        self.skip(length)?;
-        Some(Some(text))
-    }
 }
 
 #[cfg(test)]

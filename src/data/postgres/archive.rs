@@ -329,13 +329,13 @@ fn count(rows: &mut Rows, bytes: &[u8]) {
 }
 
 /// Bytes of the archive; each read is `None` where there are not enough.
-struct Input<'a> {
-    rest: &'a [u8],
-    int_size: usize,
+pub(super) struct Input<'a> {
+    pub rest: &'a [u8],
+    pub int_size: usize,
 }
 
 impl Input<'_> {
-    fn skip(&mut self, bytes: usize) -> Option<()> {
+    pub fn skip(&mut self, bytes: usize) -> Option<()> {
         self.rest = self.rest.get(bytes..)?;
         Some(())
     }
@@ -356,7 +356,7 @@ impl Input<'_> {
     }
 
     /// `Some(None)`: a null string, which has length -1.
-    fn string(&mut self) -> Option<Option<String>> {
+    pub fn string(&mut self) -> Option<Option<String>> {
         let length = self.int()?;
         let Ok(length) = usize::try_from(length) else { return Some(None) };
         let text = String::from_utf8_lossy(self.rest.get(..length)?).into_owned();
