@@ -39,7 +39,7 @@ torture: ## Deployments with several faults each, drawn by chance: ROUNDS of the
 bench: ## Measure against bare Docker, Debian's webhook, and pg_dump by hand
 	@scripts/setup-machine bench
 	scripts/test-images busybox postgres
-	cargo build --release --locked
+	cargo build --release --locked --bins --examples
 	benches/run
 
 fmt: ## Format the code

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The gate against HAProxy, nginx and Caddy (where it is installed), all with one thread, in front of the same app, in the same run: requests a second and latency, then the same
+# The gate against pingora with nothing around it, HAProxy, nginx and Caddy (where it is installed), all with one thread, in front of the same app, in the same run: requests a second and latency, then the same
 # again with 60 switches, and for the gate a pause of a second. Lost are requests without an answer or with another status than 200.
 #
 #   benches/gate.sh [--seconds 10] [--connections 32]
@@ -71,6 +71,8 @@ server { listen 127.0.0.1:$green backlog=4096; location / { return 200 "hello fr
 END
 start "$blue" nginx -c "$work/app.conf" -e stderr
 
+bare=${BARE_PINGORA:-$here/../target/release/examples/bare-pingora}
+
 field() { awk -v name="$1" '$1 == name { print $2; exit }'; }
 us() { awk '{ n = $1 + 0; if ($1 ~ /us$/) print n; else if ($1 ~ /ms$/) print n * 1000; else print n * 1000000 }'; }
 
@@ -129,6 +131,13 @@ idle_kb=$(memory "$gate")
 bench gate gate "$work/gate/gate.sock" "$port" "$gate"
 gate_port=$port
 
+if [[ -x $bare ]]; then
+    port=$(free_port)
+    start "$port" "$bare" "127.0.0.1:$port" "127.0.0.1:$blue"
+    load pingora "$port"
+    row '(pingora)' "$per_second" "$p99_us" "$((${p99_us%.*} - ${floor_p99%.*}))" - - - "$(memory "$pid")"
+    printf 'pingora per_second=%s p99_us=%s memory_kb=%s\n' "$per_second" "${p99_us%.*}" "$(memory "$pid")" >>"$work/figures"
+fi
 if command -v haproxy >/dev/null; then
     port=$(free_port)
     cat >"$work/haproxy.cfg" <<END
