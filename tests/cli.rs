@@ -104,6 +104,7 @@ fn every_command_has_a_paragraph_and_an_example() {
         "report",
         "hook",
         "gate",
+        "maintenance",
         "completions",
     ];
     for command in commands {
@@ -154,6 +155,10 @@ fn wrong_usage_is_64() {
         &["backup", "verify", "--restore", "--checksums"],
         &["hook"],
         &["hook", "install", "/nonexistent"],
+        &["maintenance"],
+        &["maintenance", "on", "--environment", "staging"],
+        &["maintenance", "on"],
+        &["maintenance", "off", "--message", "back soon"],
     ] {
         let (_, stderr) = run(dir.path(), args, 64);
         assert!(!stderr.trim().is_empty(), "{args:?}");

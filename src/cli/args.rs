@@ -243,6 +243,15 @@ pub enum Command {
     )]
     Gate(Box<GateArgs>),
 
+    /// Show a maintenance page in place of an app, or the app again
+    ///
+    /// Every request to the environment gets the page, with status 503, until `off`; what was begun is finished. The app goes on running. It needs the
+    /// gate: `gate = true` or `strategy = "blue-green"` in [start]. Smoke checks get the page too: end it before you deploy.
+    #[command(
+        after_help = "Example:\n  refit maintenance on --message \"back at 14:00\"\n  refit maintenance on --env staging\n  refit maintenance off"
+    )]
+    Maintenance(MaintenanceArgs),
+
     /// Try the bot, or find the id of its chat
     ///
     /// With a bot, a deployment is watched, approved and taken back from a chat. docs/telegram.md leads there in five minutes.

@@ -36,6 +36,7 @@ mod hook;
 mod init;
 mod logging;
 mod logs;
+mod maintenance;
 mod migrate;
 mod outputs;
 mod progress;
@@ -157,6 +158,7 @@ async fn dispatch(context: &Context, command: Command) -> Result<u8> {
         Command::Telegram(args) => Box::pin(telegram::run(context, args.command)).await,
         Command::Hook(args) => hook::run(context, args.command).await,
         Command::Gate(args) => Box::pin(gate::run(context, *args)).await,
+        Command::Maintenance(args) => maintenance::run(context, args).await,
         Command::Completions { shell } => completions::run(context, shell),
         // Handled before there was a runtime.
         Command::Supervise { .. } => Ok(exit::OK),

@@ -72,7 +72,7 @@ const OUTCOMES: [&str; 4] = [
     "✔ deployment 1 succeeded: exit code 0",
     "✔ deployment 2 succeeded: exit code 0",
     "✘ deployment 3 failed in test, before anything changed: exit code 1",
-    "✘ deployment 4 failed in smoke and was rolled back: exit code 4",
+    "✘ deployment 4 failed in start and was rolled back: exit code 3",
 ];
 
 #[track_caller]
@@ -91,7 +91,20 @@ fn expect_the_story(out: &str) {
         assert!(out.contains(door), "no `{door}`:\n{out}");
     }
     assert!(out.contains("backup: succeeded"), "{out}");
+    nobody_noticed(out);
     assert!(!out.contains('\u{1b}'), "no colours without a terminal");
+}
+
+/// The visitors' counter: shown while things happen, after each push, and at the end.
+#[track_caller]
+fn nobody_noticed(out: &str) {
+    let (story, end) = out.split_once("What visitors had of it: ").unwrap_or_else(|| panic!("no count:\n{out}"));
+    let requests = end.split_once(" requests, 0 failed.").and_then(|(count, _)| count.parse::<u64>().ok());
+    assert!(requests.is_some_and(|count| count > 0), "{end}");
+    assert!(story.contains("· ") && story.contains(" requests, 0 failed"), "no counter meanwhile:\n{out}");
+    let told: Vec<_> = out.lines().filter_map(|line| line.trim().strip_prefix("meanwhile")).collect();
+    assert_eq!(told.len(), 4, "{out}");
+    assert!(told.iter().all(|line| line.contains("all answered well") && !line.trim().starts_with("0 ")), "{told:?}");
 }
 
 #[test]
@@ -127,7 +140,7 @@ fn the_demo_shows_what_a_chat_would_show() {
         ["✅", "deployed in", "took", "[📄 Logs]"],
         ["✅", "deployed in", "took", "[↩️ Roll back]"],
         ["❌", "failed in test, nothing changed for users", "FAILED: the page has no title", "refit rerun 3"],
-        ["↩️", "failed in smoke, rolled back", "deployment 2 again", "refit logs 4"],
+        ["↩️", "failed in start, rolled back", "deployment 2 again", "refit logs 4"],
     ];
     for (chat, end) in chats.iter().zip(ends) {
         let (chat, _) = chat.split_once("╰─").unwrap_or_else(|| panic!("nothing rang: {chat}"));
@@ -206,6 +219,26 @@ fn a_push_that_ends_in_another_way_is_told_and_is_no_success() {
     assert!(ran.stdout.contains("the status is succeeded, and should be failed"), "{}", ran.stdout);
     assert!(ran.stdout.contains("$ refit report 3"), "{}", ran.stdout);
     assert!(!ran.stdout.contains("4. A version"), "{}", ran.stdout);
+    stage.expect_nothing_left(&ran.stdout);
+}
+
+/// The gate is killed while the third version is committed: from then on nobody answers.
+#[test]
+fn visitors_who_get_no_answer_are_counted_and_are_no_success() {
+    let stage = Stage::without_docker();
+    let script = format!(
+        "case \"$*\" in *'Tidy the page up'*) for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline 2>/dev/null | \
+         grep -q '[g]ate --state-dir {}/' && kill -9 ${{p#/proc/}}; done ;; esac",
+        stage.tmp.path().display()
+    );
+    let git = another_git(&script);
+    let path = format!("{}:{}", git.path().display(), std::env::var("PATH").unwrap());
+    let ran: Ran = stage.demo(&[]).env("PATH", path).output().unwrap().into();
+    let ran = ran.expect(1);
+    assert!(ran.stdout.contains("requests failed, and none should"), "{}", ran.stdout);
+    let end = ran.stdout.split_once("The demo ends here").unwrap().1;
+    let (_, failed) = end.split_once(" requests, ").unwrap_or_else(|| panic!("no count: {end}"));
+    assert!(!failed.starts_with("0 failed") && failed.contains(" failed."), "{end}");
     stage.expect_nothing_left(&ran.stdout);
 }
 

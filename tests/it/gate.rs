@@ -264,3 +264,34 @@ fn a_slow_answer_is_finished_before_the_old_version_goes() {
     let answer = slow.join().unwrap();
     assert_eq!((answer.status, answer.body.trim()), (200, "version one"));
 }
+
+/// By the environment's name, as somebody asks for it who does not know what a route is.
+#[test]
+fn visitors_get_a_maintenance_page_until_it_is_over() {
+    let site = Site::process();
+    let on = ["maintenance", "on", "--message", "back at 14:00"];
+    live(&site, &["one"]);
+    let ran = site.refit(&on).expect(64);
+    assert!(ran.stderr.contains("is not behind the gate") && ran.stderr.contains("blue-green"), "{}", ran.stderr);
+    let site = behind_gate(site);
+    let ran = site.refit(&on).expect(69);
+    assert!(ran.stderr.contains("does not run") && ran.stderr.contains("refit deploy"), "{}", ran.stderr);
+    live(&site, &["two"]);
+    let ran = site.refit(&[&on[..], &["--environment", "production"]].concat()).expect(0);
+    assert!(ran.stdout.contains("in maintenance") && ran.stdout.contains("back at 14:00"), "{}", ran.stdout);
+    let page = || crate::support::http(site.port, "GET", "/", &[], b"").unwrap();
+    let answer = page();
+    assert_eq!(answer.status, 503);
+    assert!(answer.body.contains("back at 14:00") && !answer.body.contains("version two"), "{}", answer.body);
+    let again = site.refit(&["maintenance", "on", "--format", "json"]).expect(0).json();
+    assert_eq!(
+        (&again["maintenance"], &again["state"], &again["message"], &again["environment"]),
+        (&json!(true), &json!("maintenance"), &Value::Null, &json!("production")),
+        "{again:#}"
+    );
+    let over = site.refit(&["maintenance", "off", "--format", "json"]).expect(0).json();
+    assert_eq!((&over["maintenance"], &over["state"]), (&json!(false), &json!("serving")), "{over:#}");
+    site.expect_page("two");
+    is_live(&site, 2);
+    assert!(site.refit(&["maintenance", "off"]).expect(0).stdout.contains("visitors get the app again"));
+}

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use crate::model::Status;
+use crate::{cli::gate::args::OnOff, model::Status};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Format {
@@ -35,7 +35,7 @@ pub struct TargetArgs {
     #[arg(long, value_name = "NAME")]
     pub app: Option<String>,
     /// The environment; by default the only one, or `production`
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, alias = "environment", value_name = "NAME")]
     pub env: Option<String>,
 }
 
@@ -216,6 +216,20 @@ pub struct ReasonArgs {
 pub struct StatusArgs {
     #[command(flatten)]
     pub target: TargetArgs,
+    #[command(flatten)]
+    pub format: FormatArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct MaintenanceArgs {
+    /// Begin or end
+    #[arg(value_enum)]
+    pub state: OnOff,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// A sentence for the page
+    #[arg(long, value_name = "TEXT")]
+    pub message: Option<String>,
     #[command(flatten)]
     pub format: FormatArgs,
 }

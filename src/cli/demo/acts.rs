@@ -112,14 +112,14 @@ pub const ACTS: [Act; 4] = [
     Act {
         title: "A version that passes its tests and is broken all the same",
         about: "The template asks for {{visitor}}, which nobody fills in. The tests do not notice; the smoke check reads the page \
-                that users get, and the old version comes back:",
+                that users would get, while they still get the old version:",
         subject: "Greet the visitor by name",
         page_title: TITLE,
         greeting: "Hello again, {{visitor}}! This is version 4.",
         door: Door::Hook,
         status: Status::RolledBack,
-        failed_stage: Some(Stage::Smoke),
-        exit_code: 4,
+        failed_stage: Some(Stage::Start),
+        exit_code: 3,
         users_see: "version 2",
     },
 ];
@@ -131,7 +131,7 @@ pub struct Played {
     /// The page's heading, as a user gets it; empty where nobody answers.
     pub page: String,
     pub live: Option<DeploymentId>,
-    pub seen: Option<Seen>,
+    pub seen: Seen,
     /// What is not as the story says.
     pub differences: Vec<String>,
 }
@@ -143,25 +143,17 @@ pub struct Stagehands<'a> {
     pub voice: Voice<'a>,
     pub http: &'a reqwest::Client,
     pub cancel: &'a CancellationToken,
+    pub visitors: &'a Visitors,
 }
 
 impl Stagehands<'_> {
-    /// `visitors`: there are none before something is live. `good`: the newest deployment that succeeded.
-    pub async fn play(
-        &self,
-        n: usize,
-        act: &Act,
-        visitors: Option<&Visitors>,
-        good: Option<DeploymentId>,
-    ) -> Result<Played> {
+    /// `good`: the newest deployment that succeeded.
+    pub async fn play(&self, n: usize, act: &Act, good: Option<DeploymentId>) -> Result<Played> {
         self.voice.heading(n, act.title)?;
         self.voice.paragraph(act.about)?;
         let page = scene::page(act.page_title, act.greeting);
         let commit = self.scene.commit(&page, act.subject, self.cancel).await?;
         self.voice.line(&format!("commit {}  {}", commit.short(), act.subject))?;
-        if let Some(visitors) = visitors {
-            visitors.take().await;
-        }
         let announced = async {
             match act.door {
                 Door::Hook => self.push().await?,
@@ -170,7 +162,7 @@ impl Stagehands<'_> {
             self.ended(&commit).await
         };
         let deployment = self.within(act.title, announced).await?;
-        let played = self.look(act, deployment, visitors, good).await?;
+        let played = self.look(act, deployment, good).await?;
         self.tell(&played)?;
         if act.door == Door::Webhook {
             self.voice.blank()?;
@@ -191,11 +183,19 @@ impl Stagehands<'_> {
         }
     }
 
+    /// A line of what happens, and beside it, every now and then, what visitors notice of it.
+    fn says(&self, line: &str) -> Result<()> {
+        match self.visitors.count_to_show() {
+            Some(count) => self.voice.output_beside(line, &count.to_string()),
+            None => self.voice.output(line),
+        }
+    }
+
     async fn push(&self) -> Result<()> {
         self.voice.command("git push origin main")?;
         let git = self.scene.program("git").args(["push", "origin", "main"]).dir(self.scene.work());
         let mut shown = Ok(());
-        let pushed = git.stream(ACT_LIMIT, self.cancel, |line| shown = self.voice.output(line)).await;
+        let pushed = git.stream(ACT_LIMIT, self.cancel, |line| shown = self.says(line)).await;
         shown?;
         match pushed {
             Ok(done) if done.success() => Ok(()),
@@ -260,7 +260,7 @@ impl Stagehands<'_> {
             if let Some(Line::Says { text, .. }) = narrator.line(&recorded)
                 && !text.is_empty()
             {
-                self.voice.output(&text)?;
+                self.says(&text)?;
             }
         }
         Ok(())
@@ -307,13 +307,7 @@ impl Stagehands<'_> {
     }
 
     /// What is so now, against what the story says.
-    async fn look(
-        &self,
-        act: &Act,
-        deployment: DeploymentView,
-        visitors: Option<&Visitors>,
-        good: Option<DeploymentId>,
-    ) -> Result<Played> {
+    async fn look(&self, act: &Act, deployment: DeploymentView, good: Option<DeploymentId>) -> Result<Played> {
         let page = visitors::page(self.http, &self.scene.page_url()).await.unwrap_or_default();
         let live = self.registry().await?.live(&self.scene.key()?).await?.map(|release| release.deployment);
         let wanted_live = if act.status == Status::Succeeded { Some(deployment.id) } else { good };
@@ -332,10 +326,10 @@ impl Stagehands<'_> {
             differences.push(format!("users see \"{}\", and should see {}", heading(&page), act.users_see));
         }
         let page = heading(&page).to_owned();
-        let seen = match visitors {
-            Some(visitors) => Some(visitors.take().await),
-            None => None,
-        };
+        let seen = self.visitors.take().await;
+        if seen.failed + seen.broken > 0 {
+            differences.push(format!("{} requests failed, and none should", seen.failed + seen.broken));
+        }
         Ok(Played { deployment, page, live, seen, differences })
     }
 
@@ -359,9 +353,7 @@ impl Stagehands<'_> {
         let live = played.live.map_or_else(|| "nothing is live".to_owned(), |id| format!("deployment {id} is live"));
         let page = if played.page.is_empty() { "no page".to_owned() } else { format!("\"{}\"", played.page) };
         self.voice.fact("users see", &format!("{page}  ({live})"))?;
-        if let Some(seen) = &played.seen {
-            self.voice.fact("meanwhile", &seen.words())?;
-        }
+        self.voice.fact("meanwhile", &played.seen.words())?;
         for difference in &played.differences {
             self.voice.toned(Tone::Bad, &format!("this is not how the story goes: {difference}"))?;
         }

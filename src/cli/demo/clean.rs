@@ -1,4 +1,4 @@
-//! Clearing a demo away: the daemon first, so that nothing new is made, then what it made, then the directory.
+//! Clearing a demo away: the daemon first, so that nothing new is made, then the gate and what else it made, then the directory.
 //!
 //! Everything is found by the record and by labels, never by memory, so a demo that was killed half way is cleared like one that
 //! ended. Each part is tried even if an earlier one failed; the directory with the record goes only when nothing is left that
@@ -29,6 +29,9 @@ pub async fn all(scene: &Scene) -> Result<String> {
     let mut gone = Vec::new();
     if daemon::stop(scene).await {
         gone.push("the daemon".to_owned());
+    }
+    if daemon::stop_gate(scene).await {
+        gone.push("the gate".to_owned());
     }
     if scene.record.on_docker {
         let cleared = containers(scene).await.map_err(|e| stuck(scene, &e))?;

@@ -1,4 +1,5 @@
-//! The demo's daemon: this same binary, as a process of its own, known by its id and its configuration's path.
+//! The demo's daemon: this same binary, as a process of its own, known by its id and its configuration's path. And the gate that the daemon
+//! starts, which would outlive it; known by its directory.
 
 use std::{
     fs,
@@ -25,6 +26,9 @@ const UP_WITHIN: Duration = Duration::from_secs(30);
 /// Between the first SIGTERM and the second, which has running deployments undone at once.
 const HURRY_AFTER: Duration = Duration::from_millis(500);
 const DOWN_WITHIN: Duration = Duration::from_secs(30);
+
+/// The demo's visitors are gone by then; a browser may still hold a connection.
+const GATE_DOWN_WITHIN: Duration = Duration::from_secs(5);
 
 /// Starts it in a session of its own, so that a Ctrl-C or a closed terminal does not reach it, and records its id.
 pub fn start(scene: &mut Scene) -> Result<Box<dyn ChildWrapper>> {
@@ -71,23 +75,39 @@ pub async fn until_up(
     }
 }
 
-/// SIGTERM, and again, then SIGKILL; returns once it is gone. A process that is not the demo's daemon is left alone.
+/// A process that is not the demo's daemon is left alone.
 pub async fn stop(scene: &Scene) -> bool {
     let Some(pid) = scene.record.daemon else { return false };
-    let config = scene.config_file();
+    end(pid, "serve", &scene.config_file(), DOWN_WITHIN).await
+}
+
+/// Ends the gate, whoever started it.
+pub async fn stop_gate(scene: &Scene) -> bool {
+    let dir = scene.state_dir().join("gate");
+    let Ok(processes) = fs::read_dir("/proc") else { return false };
+    let ids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    let mut any = false;
+    for pid in ids.filter(|pid| find(*pid, "gate", &dir).is_some()) {
+        any |= end(pid, "gate", &dir, GATE_DOWN_WITHIN).await;
+    }
+    any
+}
+
+/// SIGTERM, and again, then SIGKILL; returns once it is gone. Whether there was something to end.
+async fn end(pid: i32, command: &str, of: &Path, within: Duration) -> bool {
     let began = Instant::now();
     let mut sent = 0;
-    while let Some(daemon) = find(pid, &config) {
+    while let Some(process) = find(pid, command, of) {
         let (signal, after) = match sent {
             0 => (Signal::TERM, Duration::ZERO),
             1 => (Signal::TERM, HURRY_AFTER),
-            _ => (Signal::KILL, DOWN_WITHIN),
+            _ => (Signal::KILL, within),
         };
         if began.elapsed() >= after && sent < 3 {
             // It may end between the look and the signal, which is what is wanted.
-            let _ = pidfd_send_signal(&daemon, signal);
+            let _ = pidfd_send_signal(&process, signal);
             sent += 1;
-        } else if began.elapsed() > DOWN_WITHIN * 2 {
+        } else if began.elapsed() > within * 2 {
             break;
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -95,12 +115,12 @@ pub async fn stop(scene: &Scene) -> bool {
     sent > 0
 }
 
-/// The process with this id, if it is a daemon of this configuration. The handle is opened before the look, so what is signalled is
+/// The process with this id, if it is this command of the demo, `of` its configuration or its directory. The handle is opened before the look, so what is signalled is
 /// what was looked at.
-fn find(pid: i32, config: &Path) -> Option<rustix::fd::OwnedFd> {
+fn find(pid: i32, command: &str, of: &Path) -> Option<rustix::fd::OwnedFd> {
     let handle = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty()).ok()?;
     let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let mut words = line.split(|byte| *byte == 0);
-    let ours = words.any(|word| word == config.as_os_str().as_bytes()) && words.any(|word| word == b"serve");
+    let has = |wanted: &[u8]| line.split(|byte| *byte == 0).any(|word| word == wanted);
+    let ours = has(of.as_os_str().as_bytes()) && has(command.as_bytes());
     ours.then_some(handle)
 }

@@ -2,8 +2,8 @@
 //!
 //! In a directory of its own it makes a small web app and the repository that it is pushed to (`scene`), finds out whether there is
 //! Docker (`ground`), starts a real daemon (`daemon`), and pushes four versions through the real doors (`acts`), while
-//! somebody keeps asking for the page (`visitors`). Each push has to end as the story says: the demo checks that itself, stops at the
-//! first difference, and only then exits with something else than 0. At the end, after a failure, and after Ctrl-C everything
+//! somebody keeps asking for the page (`visitors`). Each push has to end as the story says, and no request may fail: the demo checks that
+//! itself, stops at the first difference, and only then exits with something else than 0. At the end, after a failure, and after Ctrl-C everything
 //! is cleared away (`clean`), unless `--keep` was given and nobody interrupted. With `--chat` the daemon reports to a Bot API of the demo's own (`chat`),
 //! and what a chat would show is printed after each push.
 
@@ -37,7 +37,7 @@ use scene::Scene;
 use visitors::{Seen, Visitors};
 use voice::Voice;
 
-/// A push did not end as the story says.
+/// A push did not end as the story says, or a visitor got no good answer.
 const DIFFERENT: u8 = 1;
 
 pub async fn run(context: &Context, args: &DemoArgs) -> Result<u8> {
@@ -124,15 +124,25 @@ async fn tell(
     daemon::until_up(scene, child.as_mut(), &http, cancel).await?;
     // Collects the daemon's exit, whoever ends it.
     tokio::spawn(async move { child.wait().await });
-    let hands = Stagehands { scene, voice, http: &http, cancel };
+    let visitors = Visitors::start(http.clone(), scene.page_url());
+    let hands = Stagehands { scene, voice, http: &http, cancel, visitors: &visitors };
     hands.refit(&["hook", "install"]).await?;
-    let Some(all) = play(&hands, chat.as_mut()).await? else { return Ok(DIFFERENT) };
+    let played = play(&hands, chat.as_mut()).await?;
+    visitors.take().await;
+    let count = visitors.count();
+    let Some(all) = played else {
+        voice.line(&format!("{count}."))?;
+        return Ok(DIFFERENT);
+    };
+    drop(visitors);
     summarize(context, &all)?;
     show(context, scene).await?;
-    voice.title(&format!(
-        "All four pushes ended as they should, in {}.",
-        took(i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX))
-    ))?;
+    let time = took(i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX));
+    voice.title(&format!("All four pushes ended as they should, in {time}. What visitors had of it: {count}."))?;
+    if count.failed > 0 {
+        voice.line("None should have: `refit demo --keep` leaves everything in place, to look at.")?;
+        return Ok(DIFFERENT);
+    }
     voice.line("Your own app: `refit init` in its repository, then `refit deploy`.")?;
     Ok(exit::OK)
 }
@@ -142,6 +152,11 @@ fn introduce(voice: Voice<'_>, scene: &Scene, ground: &Ground, keep: bool) -> Re
     voice.paragraph(
         "Four versions of a small web app are pushed: two good ones, two bad ones. After each you see what is live. \
          Nothing is simulated, and nothing leaves this machine.",
+    )?;
+    voice.paragraph(
+        "Somebody asks for the app's page twenty times a second, all the time. From the first answer on every request counts, and none may \
+         fail: the gate keeps the port, a new version comes up beside the old one (`strategy = \"blue-green\"`), and gets the visitors \
+         only when it is good.",
     )?;
     voice.paragraph(if keep { "At the end it goes on running." } else { "At the end everything is removed." })?;
     voice.blank()?;
@@ -163,10 +178,9 @@ fn introduce(voice: Voice<'_>, scene: &Scene, ground: &Ground, keep: bool) -> Re
 
 /// `None`: a push ended in another way, which has been told.
 async fn play(hands: &Stagehands<'_>, mut chat: Option<&mut Chat>) -> Result<Option<Vec<Played>>> {
-    let mut visitors: Option<Visitors> = None;
     let (mut good, mut all) = (None, Vec::new());
     for (n, act) in ACTS.iter().enumerate() {
-        let played = hands.play(n + 1, act, visitors.as_ref(), good).await?;
+        let played = hands.play(n + 1, act, good).await?;
         if !played.differences.is_empty() {
             hands.voice.blank()?;
             hands.refit(&["report", &played.deployment.id.to_string()]).await?;
@@ -179,11 +193,6 @@ async fn play(hands: &Stagehands<'_>, mut chat: Option<&mut Chat>) -> Result<Opt
         }
         if played.deployment.live {
             good = Some(played.deployment.id);
-        }
-        if visitors.is_none() {
-            let url = hands.scene.page_url();
-            visitors = Some(Visitors::start(hands.http.clone(), url));
-            hands.voice.paragraph("From now on somebody asks for this page twenty times a second.")?;
         }
         all.push(played);
     }
@@ -210,16 +219,9 @@ fn summarize(context: &Context, all: &[Played]) -> Result<()> {
         ]);
     }
     table_text(&table).lines().try_for_each(|line| voice.line(line))?;
-    let seen = all.iter().filter_map(|played| played.seen).fold(Seen::default(), Seen::and);
+    let seen = all.iter().map(|played| played.seen).fold(Seen::default(), Seen::and);
     voice.blank()?;
-    voice.paragraph(&format!("Users, during pushes 2 to 4: {}.", seen.words()))?;
-    if seen.failed + seen.broken > 0 {
-        voice.paragraph(
-            "The gaps are the strategy's: `recreate` stops the old version before it starts the new one, and the smoke check can \
-             only look at what is already public.",
-        )?;
-    }
-    Ok(())
+    voice.paragraph(&format!("Users, during the pushes: {}.", seen.words()))
 }
 
 /// What `refit status` and `refit history` say, as they say it on this terminal.

@@ -1,7 +1,8 @@
 //! Where the demo plays: a directory with a small web app in a Git repository, the repository it is pushed to, and `pipeline.toml`.
 //!
 //! The app is one page. `build.sh` fills in its template; `test.sh` looks at the template; the smoke check looks at the page that
-//! users get. A mistake that only the last of them can see is what the fourth push is about.
+//! users would get. A mistake that only the last of them can see is what the fourth push is about. Versions replace each other behind the
+//! gate, so the smoke check comes before a visitor does.
 
 use std::{
     fs,
@@ -244,7 +245,7 @@ impl Scene {
              {telegram}[environments.production]\nbranch = \"main\"\nport = {port}\nbind = \"127.0.0.1\"\n\n\
              [[backup]]\nkind = \"sqlite\"\npath = \"guests.db\"\nrequired = true\n\n\
              [[test]]\nname = \"unit\"\n{test}run = \"sh test.sh\"\n\n\
-             {build}[start]\n{start}stop_timeout = \"2s\"\n\
+             {build}[start]\nstrategy = \"blue-green\"\n{start}stop_timeout = \"2s\"\n\
              health = {{ path = \"/health\", interval = \"100ms\", deadline = \"20s\" }}\n\n\
              [smoke]\nbake = \"2s\"\ninterval = \"250ms\"\n\n\
              [[smoke.check]]\nhttp = \"/\"\ncontains = \"Hello\"\nabsent = \"{{{{\"\nretries = 1\n",
@@ -304,13 +305,13 @@ pub fn random<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// A port that nobody listens on, below those that the system hands out by itself.
+/// A port that nobody listens on, below those that are given to processes behind the gate and those that the system hands out by itself.
 fn free_port(not: Option<u16>) -> Result<u16> {
     for _ in 0..200 {
-        let port = 10_000 + u16::from_le_bytes(random()?) % 20_000;
+        let port = 10_000 + u16::from_le_bytes(random()?) % 10_000;
         if Some(port) != not && TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return Ok(port);
         }
     }
-    Err(CliError::unavailable("no free port was found between 10000 and 30000", "see what listens there: `ss -ltn`"))
+    Err(CliError::unavailable("no free port was found between 10000 and 20000", "see what listens there: `ss -ltn`"))
 }

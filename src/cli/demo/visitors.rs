@@ -1,10 +1,11 @@
 //! Somebody who keeps asking for the page, so that the demo can say what users noticed.
 //!
 //! Twenty requests a second, each on a connection of its own, to this machine's loopback address only. One that hangs does not hold up
-//! the next, and is given up after [`PATIENCE`], so at most forty are under way. Times are by when a request was sent: "nobody answered
-//! for 400 ms" means that who came in those 400 ms got no answer.
+//! the next, and is given up after [`PATIENCE`]. Times are by when a request was sent: "nobody answered for 400 ms" means that who came in
+//! those 400 ms got no answer. Counted is from the first good answer on: before it nothing was there to be asked. From then on every request counts.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -16,7 +17,24 @@ use super::scene::is_whole;
 const EVERY: Duration = Duration::from_millis(50);
 
 /// A visitor who waited longer than this has gone away.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The counter is shown after this many more requests: once a second.
+const SHOWN_EVERY: u64 = 20;
+
+/// Every request that was answered or given up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Count {
+    pub requests: u64,
+    /// Not answered, not answered with success, or with a page that is not whole.
+    pub failed: u64,
+}
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} requests, {} failed", self.requests, self.failed)
+    }
+}
 
 /// What visitors saw in a stretch of time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,7 +118,35 @@ struct Asked {
     answer: Option<(Answer, Duration)>,
 }
 
-type Log = Arc<Mutex<Vec<Asked>>>;
+/// What was asked, and what became of it.
+#[derive(Debug, Default)]
+struct Book {
+    asked: Vec<Asked>,
+    /// The first request that got a good answer.
+    first: Option<u64>,
+    count: Count,
+    /// How many requests there were when the counter was shown last.
+    shown: u64,
+}
+
+impl Book {
+    fn note(&mut self, n: u64, answer: Answer, took: Duration) {
+        if self.first.is_none() {
+            if answer != Answer::Good {
+                self.asked.retain(|asked| asked.n != n);
+                return;
+            }
+            self.first = Some(n);
+            self.asked.retain(|asked| asked.n >= n);
+        }
+        let Some(asked) = self.asked.iter_mut().find(|asked| asked.n == n) else { return };
+        asked.answer = Some((answer, took));
+        self.count.requests += 1;
+        self.count.failed += u64::from(answer != Answer::Good);
+    }
+}
+
+type Log = Arc<Mutex<Book>>;
 
 /// They ask until this is dropped.
 #[derive(Debug)]
@@ -118,17 +164,33 @@ impl Visitors {
 
     /// What those saw who asked between the last call and this one. Waits for their answers.
     pub async fn take(&self) -> Seen {
-        let count = lock(&self.log).len();
+        let Some(last) = lock(&self.log).asked.last().map(|asked| asked.n) else { return Seen::default() };
         loop {
             {
-                let mut log = lock(&self.log);
-                if log.iter().take(count).all(|asked| asked.answer.is_some()) {
-                    let asked: Vec<_> = log.drain(..count).collect();
+                let mut book = lock(&self.log);
+                let count = book.asked.partition_point(|asked| asked.n <= last);
+                if book.asked.iter().take(count).all(|asked| asked.answer.is_some()) {
+                    let asked: Vec<_> = book.asked.drain(..count).collect();
                     return Seen::of(&asked);
                 }
             }
             tokio::time::sleep(EVERY).await;
         }
+    }
+
+    /// Of all requests so far.
+    pub fn count(&self) -> Count {
+        lock(&self.log).count
+    }
+
+    /// The same, where it is time to show it again.
+    pub fn count_to_show(&self) -> Option<Count> {
+        let mut book = lock(&self.log);
+        let due = book.count.requests >= book.shown + SHOWN_EVERY;
+        due.then(|| {
+            book.shown = book.count.requests;
+            book.count
+        })
     }
 }
 
@@ -138,7 +200,7 @@ impl Drop for Visitors {
     }
 }
 
-fn lock(log: &Log) -> std::sync::MutexGuard<'_, Vec<Asked>> {
+fn lock(log: &Log) -> std::sync::MutexGuard<'_, Book> {
     log.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -151,7 +213,7 @@ async fn keep_asking(http: reqwest::Client, url: String, log: Log) {
         ticks.tick().await;
         while under_way.try_join_next().is_some() {}
         let sent = Instant::now();
-        lock(&log).push(Asked { n, sent, answer: None });
+        lock(&log).asked.push(Asked { n, sent, answer: None });
         let (http, url, log) = (http.clone(), url.clone(), log.clone());
         under_way.spawn(async move {
             let answer = match page(&http, &url).await {
@@ -159,9 +221,7 @@ async fn keep_asking(http: reqwest::Client, url: String, log: Log) {
                 Some(_) => Answer::Broken,
                 None => Answer::Failed,
             };
-            if let Some(asked) = lock(&log).iter_mut().find(|asked| asked.n == n) {
-                asked.answer = Some((answer, sent.elapsed()));
-            }
+            lock(&log).note(n, answer, sent.elapsed());
         });
     }
 }
@@ -175,6 +235,24 @@ pub async fn page(http: &reqwest::Client, url: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counted_is_from_the_first_good_answer_on() {
+        let mut book = Book::default();
+        let ask = |book: &mut Book, n| book.asked.push(Asked { n, sent: Instant::now(), answer: None });
+        let took = Duration::from_millis(1);
+        (0..3).for_each(|n| ask(&mut book, n));
+        book.note(0, Answer::Failed, took);
+        book.note(2, Answer::Good, took);
+        // Asked when there was nothing yet, and answered late.
+        book.note(1, Answer::Failed, took);
+        assert_eq!(book.count.to_string(), "1 requests, 0 failed");
+        (3..5).for_each(|n| ask(&mut book, n));
+        book.note(4, Answer::Broken, took);
+        book.note(3, Answer::Failed, took);
+        assert_eq!(book.count.to_string(), "3 requests, 2 failed");
+        assert_eq!(Seen::of(&book.asked).good, 1);
+    }
 
     #[test]
     fn times_are_by_when_a_request_was_sent() {

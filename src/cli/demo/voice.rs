@@ -12,6 +12,9 @@ pub const WIDTH: usize = 92;
 /// Columns for the name of a fact.
 const NAME_WIDTH: usize = 10;
 
+/// Columns for a program's output where something stands beside it.
+const OUTPUT_WIDTH: usize = 62;
+
 #[derive(Debug, Clone, Copy)]
 pub struct Voice<'a> {
     context: &'a Context,
@@ -74,6 +77,13 @@ impl<'a> Voice<'a> {
     pub fn output(self, line: &str) -> Result<()> {
         let line = format!(" {}", clip(line, 200));
         self.line(&format!("{}{}", self.context.paint.dim("│"), line.trim_end()))
+    }
+
+    /// A line of a program's output, and beside it what is so at this moment.
+    pub fn output_beside(self, line: &str, note: &str) -> Result<()> {
+        let line = clip(line, 200);
+        let line = format!("{:<OUTPUT_WIDTH$}", line.trim_end());
+        self.line(&format!("{} {line}  {}", self.context.paint.dim("│"), self.context.paint.dim(&format!("· {note}"))))
     }
 }
 

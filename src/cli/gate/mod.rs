@@ -209,7 +209,7 @@ fn say_done(context: &Context, name: &str, words: &str, done: Done) -> Result<()
     Ok(())
 }
 
-fn warn_unkept(context: &Context, kept: bool) {
+pub fn warn_unkept(context: &Context, kept: bool) {
     if !kept {
         context
             .say("the gate could not write this to disk yet and tries again; if it ends before, it will not know it");
