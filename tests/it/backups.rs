@@ -460,6 +460,34 @@ fn a_backup_that_fails_its_rehearsal_rings_once_also_after_a_kill_and_its_recove
 }
 
 #[test]
+fn a_set_of_which_only_some_was_restored_is_no_all_clear() {
+    let api = BotApi::start();
+    let (site, database) = with_guests(Site::process());
+    let other = site.path().join("other.db");
+    sql(&other, "create table guests(name)");
+    let path = other.display();
+    let check = "SELECT count(*) FROM guests WHERE name = 'eve'";
+    let part = format!("[[backup]]\nname = \"other\"\nkind = \"sqlite\"\npath = \"{path}\"\ncheck = \"{check}\"\n");
+    let mut site = site.with(&part).with_telegram(&api).with_environment("rehearse_backups = \"1s\"");
+    also(&site, &database, "verify = \"restore\"");
+    create(&site);
+    site.serve();
+    let rung = api.wait_for_rings(1);
+    assert!(rung[0].text.contains("`other`"), "{rung:#?}");
+    assert_eq!(site.stop_daemon(), 0);
+    // Of a new set `app` is restored, and is good; of `other` the checksum says nothing new.
+    let created = create(&site);
+    assert_eq!(created["verified"]["ok"], true, "{created:#}");
+    assert_eq!(api.accepted().len(), 1, "{:#?}", api.accepted());
+    // What it should hold is there: the next rehearsal of everything says so.
+    sql(&other, "insert into guests values ('eve')");
+    create(&site);
+    site.serve();
+    let all = api.wait_for(2);
+    assert!(all[1].silent && all[1].text.contains("good again"), "{all:#?}");
+}
+
+#[test]
 fn docker_a_set_goes_back_without_refit_by_the_commands_in_its_manifest() {
     let site = Site::process();
     let database = Database::start(&format!("{}-db", site.app));
