@@ -20,7 +20,7 @@ use crate::{
     data::{self, BackupReport, DataError, Depth, RestoreReport, SetRequest, VerifyReport},
     log::DeploymentLog,
     model::{DeploymentId, EnvironmentKey, Name, Trigger},
-    pipeline::{holds::Held, needed, stages::backup},
+    pipeline::{holds::Held, needed, rehearsed, stages::backup},
     runtime::Job,
 };
 
@@ -204,7 +204,10 @@ impl Hands<'_> {
         let mut verified = None;
         if let Some(set) = &report.set {
             let path = world.config.server.backups_dir.join(set);
-            verified = data::verify_new(&self.environment, &path, world.runtimes.reach(), &self.job).await?;
+            verified = match data::verify_new(&self.environment, &path, world.runtimes.reach(), &self.job).await? {
+                Some(found) => Some(rehearsed::keep(world, &self.environment.key, &path, found).await?),
+                None => None,
+            };
         }
         let mut removed = Vec::new();
         if report.set.is_some() && report.failures.is_empty() && verified.as_ref().is_none_or(|look| look.ok) {

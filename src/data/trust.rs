@@ -1,4 +1,4 @@
-//! A set that was just made is looked at as far as its configuration asks (`verify`), and the result is kept beside it.
+//! A set that was just made is looked at as far as its configuration asks (`verify`); what a look found is kept beside the set.
 
 use std::path::Path;
 
@@ -30,10 +30,10 @@ impl LastLook {
     }
 }
 
-/// Verifies a new set: each part as far as its `verify` says. `None` where nothing is to be verified.
+/// Verifies a new set: each part as far as its `verify` says. `None` where nothing is to be verified. The caller keeps what was found ([`keep`]).
 ///
 /// # Errors
-/// As [`verify_set`] and [`record_verification`].
+/// As [`verify_set`].
 pub async fn verify_new(
     environment: &Environment,
     set: &Path,
@@ -59,8 +59,7 @@ pub async fn verify_new(
             },
         });
     }
-    let Some(report) = all else { return Ok(None) };
-    keep(set, report).await.map(Some)
+    Ok(all)
 }
 
 /// Keeps a result beside the set. One that found nothing wrong does not take the place of one that looked further and found nothing either.

@@ -127,6 +127,9 @@ impl Courier {
 
     /// Sends one message and notes what became of it.
     pub async fn deliver(&mut self, message: &Message) -> Result<Next, RegistryError> {
+        if let Some(found) = message.rehearsed() {
+            return self.tell_of_backup(message, &found).await;
+        }
         let about = message.about();
         let story = match about {
             Some((_, id)) => self.story(id).await?,
@@ -324,7 +327,7 @@ impl Courier {
         }
         let pause = trouble.hold.unwrap_or_else(|| backoff(message.attempts));
         self.registry().message_failed(message.id, &trouble.why, pause, unheard).await?;
-        Ok(self.hindered(trouble, story.view.id))
+        Ok(self.hindered(trouble, Some(story.view.id)))
     }
 
     async fn accepted(
@@ -365,14 +368,14 @@ impl Courier {
     }
 
     /// Says what is in the way, once, and what that means for the others.
-    pub(super) fn hindered(&mut self, trouble: Trouble, id: DeploymentId) -> Next {
+    pub(super) fn hindered(&mut self, trouble: Trouble, id: Option<DeploymentId>) -> Next {
         let Trouble { why, hold, asked, .. } = trouble;
         if let Some(pause) = hold.filter(|_| asked) {
             self.post.pacer.hold(pause);
         }
         if self.told.as_deref() != Some(why.as_str()) {
             tracing::warn!(
-                deployment = id.0,
+                deployment = id.map(|id| id.0),
                 why,
                 "a report could not be sent to Telegram; it is kept and tried again"
             );
@@ -398,7 +401,7 @@ pub(super) struct Trouble {
     /// Telegram asked for the pause.
     asked: bool,
     /// Time does not mend it.
-    hopeless: bool,
+    pub hopeless: bool,
 }
 
 impl Trouble {
@@ -434,7 +437,7 @@ pub(super) fn backoff(failed: u32) -> Duration {
     FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failed)).min(LONGEST_PAUSE)
 }
 
-fn may_give_up(message: &Message) -> bool {
+pub(super) fn may_give_up(message: &Message) -> bool {
     let age = Timestamp::now().duration_since(message.created_at);
     message.attempts + 1 >= GIVE_UP_ATTEMPTS && Duration::try_from(age).is_ok_and(|age| age > GIVE_UP_AGE)
 }

@@ -125,7 +125,7 @@ impl Courier {
     fn hindered_edit(&mut self, verdict: Verdict, shown: &ChatMessage) -> Duration {
         self.failed_edits += 1;
         match Trouble::of(verdict, self.failed_edits - 1) {
-            Err(trouble) => match self.hindered(trouble, shown.deployment) {
+            Err(trouble) => match self.hindered(trouble, Some(shown.deployment)) {
                 Next::Hold(pause) => pause,
                 Next::More => Duration::ZERO,
             },

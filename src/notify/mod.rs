@@ -8,6 +8,7 @@
 //! - **The live message** (`card`) comes silently when a deployment begins, and is edited as stages go (`live`), at last into what became of it.
 //! - **What rings** is a message of its own, which answers the live one: a failure, a rollback, one that is stuck, with everything that there is to say (`render`),
 //!   and the failed stage's log as a file where the message has no room for it; a question, with buttons; a success in one line, or with `quiet` not at all.
+//! - **A backup** (`rehearsal`) that could not be restored rings, once a set; that the next one is good comes silently.
 //! - **The pace** (`pace`) is what a chat takes; edits come last.
 //!
 //! When the way is blocked (no connection, trouble at Telegram, a pause it asks for, a token or chat that is wrong) nothing at all is
@@ -44,6 +45,7 @@ mod courier;
 mod live;
 mod logfile;
 mod pace;
+mod rehearsal;
 pub(crate) mod render;
 mod report;
 pub mod telegram;

@@ -9,7 +9,7 @@
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
-//! [`holds`] keeps deployments and backups by hand apart. Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
+//! [`rehearsed`] keeps what trying a backup out has shown, and has people told. [`holds`] keeps deployments and backups by hand apart. Everything a stage may touch is in [`World`]. Nothing here knows of HTTP, Telegram or the terminal.
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -35,6 +35,7 @@ pub mod orphans;
 pub mod outcome;
 pub mod preflight;
 pub mod recover;
+pub mod rehearsed;
 pub mod run;
 pub mod stages;
 pub mod state;

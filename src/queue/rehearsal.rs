@@ -19,7 +19,7 @@ use crate::{
     data::{self, DataError, Depth, SetState, SetSummary, VerifyRequest},
     log::DeploymentLog,
     model::EnvironmentKey,
-    pipeline::World,
+    pipeline::{World, rehearsed},
     runtime::Job,
 };
 
@@ -78,7 +78,7 @@ async fn rehearse(
         Err(DataError::Cancelled) => return Ok(()),
         found => found?,
     };
-    let report = data::keep_verification(&set.path, report).await?;
+    let report = rehearsed::keep(world, &environment.key, &set.path, report).await?;
     match report.ok {
         true => tracing::info!(environment = %environment.key, set = set.name, "the backup was rehearsed and is good"),
         false => tracing::error!(

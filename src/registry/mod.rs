@@ -12,6 +12,7 @@
 //! - `standing`: all that is known of one environment, as of one moment.
 //! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
 //! - `outbox`: messages, written with the state they report.
+//! - `rehearsals`: messages about backups that were tried out, each once.
 //! - `chat`: the messages in a chat that are edited as a deployment goes on.
 //! - `bot`: the chat's buttons, and which updates of the Bot API were taken care of.
 
@@ -31,6 +32,7 @@ mod deployments;
 mod inbox;
 mod journal;
 mod outbox;
+mod rehearsals;
 mod releases;
 mod rollbacks;
 mod standing;
@@ -42,6 +44,7 @@ pub use deployments::{Filter, NewDeployment};
 pub use inbox::{Delivery, Outcome, Receipt, StoredDelivery};
 pub use journal::{End, Entry, Facts};
 pub use outbox::{Message, MessageKind, NewMessage, OutboxFigures};
+pub use rehearsals::Rehearsed;
 pub use releases::Release;
 pub use standing::{Known, Standing};
 

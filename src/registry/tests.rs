@@ -262,3 +262,34 @@ async fn a_new_file_can_be_opened_by_many_at_once() -> Done {
     }
     Ok(())
 }
+
+#[tokio::test]
+async fn a_backup_that_is_not_good_is_told_of_once_and_its_recovery_once() -> Done {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("state/refit.db");
+    let found = |environment: &str, set: &str, good: bool| {
+        let key = EnvironmentKey { app: "shop".parse().unwrap(), environment: environment.parse().unwrap() };
+        Rehearsed::new(key, set.to_owned(), good, vec!["`shop`: restore: no".to_owned()])
+    };
+    for (environment, set, good, news) in [
+        ("production", "a", true, false),
+        ("production", "a", false, true),
+        ("production", "a", false, false),
+        ("dev", "a", false, true),
+        ("production", "b", false, true),
+        ("production", "b", false, false),
+        ("production", "c", true, true),
+        ("production", "c", true, false),
+        ("dev", "a", false, false),
+        ("production", "c", false, true),
+    ] {
+        // Each in a process of its own, as after a crash.
+        let registry = Registry::open(&path).await?;
+        assert_eq!(registry.rehearsed(&found(environment, set, good)).await?, news, "{environment} {set} {good}");
+    }
+    let registry = Registry::open(&path).await?;
+    assert_eq!(registry.outbox_figures().await?.waiting, 5);
+    let first = registry.due_message().await?.ok_or("no message")?;
+    assert_eq!((first.rehearsed(), first.about()), (Some(found("production", "a", false)), None));
+    Ok(())
+}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::{
     guestbook::setup::Database,
     rollback::{GUESTS, is_live, live, sql, with_guests},
-    support::{Site, docker, poll},
+    support::{Site, docker, poll, telegram::BotApi},
 };
 
 fn backups(site: &Site, args: &[&str]) -> Vec<Value> {
@@ -414,6 +414,77 @@ fn the_daemon_rehearses_the_newest_backup_by_itself() {
     site.push("three");
     site.deploy(0);
     site.expect_page("three");
+}
+
+#[test]
+fn a_backup_that_fails_its_rehearsal_rings_once_also_after_a_kill_and_its_recovery_is_quiet() {
+    let api = BotApi::start();
+    let (site, database) = with_guests(Site::process());
+    let mut site = site.with_telegram(&api).with_environment("rehearse_backups = \"1s\"");
+    let set = create(&site)["set"].as_str().unwrap().to_owned();
+    let name = set.rsplit('/').next().unwrap().to_owned();
+    let dump = site.path().join("backups").join(&set).join("app.db.gz");
+    let whole = fs::read(&dump).unwrap();
+    let mut damaged = whole.clone();
+    damaged[whole.len() / 2] ^= 1;
+    fs::write(&dump, &damaged).unwrap();
+    // It is killed once the message is written, and before the result is kept.
+    let kept = dump.with_file_name("verified.json");
+    let before = fs::read(&kept).ok();
+    site = site.env("REFIT_FAULT", "rehearsal:told=kill");
+    assert_eq!(site.refit(&["serve"]).code, -1);
+    assert_eq!(fs::read(&kept).ok(), before);
+    site = site.env("REFIT_FAULT", "");
+    site.serve();
+    let rung = api.wait_for_rings(1);
+    for part in [&format!("{}/production", site.app), "NOT good", &name, "another SHA-256", "refit backup create"] {
+        assert!(rung[0].text.contains(part), "no `{part}` in {}", rung[0].text);
+    }
+    let look = || {
+        let status = site.refit(&["status", "--format", "json"]).expect(0).json();
+        Some(status[0]["backups"]["verified"].clone()).filter(|look| look["depth"] == "restore")
+    };
+    let first = poll(look).expect("a result");
+    poll(|| look().filter(|again| again["at"] != first["at"])).expect("another one");
+    fs::write(&dump, &whole).unwrap();
+    api.wait_until("the all-clear", |api| api.accepted().iter().any(|message| message.text.contains("good again")));
+    let quiet = api.accepted().into_iter().find(|message| message.text.contains("good again")).unwrap();
+    assert!(quiet.silent && quiet.text.contains(&name), "{quiet:?}");
+    assert_eq!(api.rung().len(), 1, "{:#?}", api.rung());
+    // A set that fails as soon as it is made is told just as well.
+    also(&site, &database, "verify = \"restore\"\ncheck = \"SELECT count(*) FROM guests WHERE name = 'eve'\"");
+    assert_eq!(site.stop_daemon(), 0);
+    site.refit(&["backup", "create"]).expect(1);
+    let rung = api.wait_for_rings(2);
+    assert!(rung[1].text.contains("its `check`"), "{}", rung[1].text);
+}
+
+#[test]
+fn a_set_of_which_only_some_was_restored_is_no_all_clear() {
+    let api = BotApi::start();
+    let (site, database) = with_guests(Site::process());
+    let other = site.path().join("other.db");
+    sql(&other, "create table guests(name)");
+    let path = other.display();
+    let check = "SELECT count(*) FROM guests WHERE name = 'eve'";
+    let part = format!("[[backup]]\nname = \"other\"\nkind = \"sqlite\"\npath = \"{path}\"\ncheck = \"{check}\"\n");
+    let mut site = site.with(&part).with_telegram(&api).with_environment("rehearse_backups = \"1s\"");
+    also(&site, &database, "verify = \"restore\"");
+    create(&site);
+    site.serve();
+    let rung = api.wait_for_rings(1);
+    assert!(rung[0].text.contains("`other`"), "{rung:#?}");
+    assert_eq!(site.stop_daemon(), 0);
+    // Of a new set `app` is restored, and is good; of `other` the checksum says nothing new.
+    let created = create(&site);
+    assert_eq!(created["verified"]["ok"], true, "{created:#}");
+    assert_eq!(api.accepted().len(), 1, "{:#?}", api.accepted());
+    // What it should hold is there: the next rehearsal of everything says so.
+    sql(&other, "insert into guests values ('eve')");
+    create(&site);
+    site.serve();
+    let all = api.wait_for(2);
+    assert!(all[1].silent && all[1].text.contains("good again"), "{all:#?}");
 }
 
 #[test]

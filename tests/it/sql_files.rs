@@ -1,7 +1,8 @@
 //! Migrations in SQL files through `refit deploy`, with each `on_failure`, and killed before, in and after each file.
 //!
 //! The app here reads its database as it starts and serves what it finds, so that a page tells of the schema; the database is SQLite beside the
-//! site (it needs no server, so a whole pass over the points is quick). `servers` has the same against PostgreSQL and MariaDB.
+//! site (it needs no server, so a whole pass over the points is quick). `servers` has the same against PostgreSQL and
+//! MariaDB, and `tool` has a command in the place of files.
 
 use std::{path::PathBuf, process::Command};
 
@@ -10,6 +11,7 @@ use serde_json::Value;
 use crate::support::{Site, poll};
 
 mod servers;
+mod tool;
 
 /// Serves `www`, after it has written what its table has into the page; a version may ask for a column.
 const APP: &str = r#"

@@ -243,3 +243,35 @@ async fn seen(api: &BotApi, requests: usize) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+#[tokio::test]
+async fn a_backup_that_is_not_good_rings_once_a_set_and_the_next_good_one_does_not() -> Done {
+    let api = BotApi::start();
+    let desk = Desk::new().await?;
+    let found = |set: &str, good: bool| {
+        let problems = if good { Vec::new() } else { vec!["`app`: restore: <b>no</b> & \u{1b}[31mred".to_owned()] };
+        Rehearsed::new(key(), set.to_owned(), good, problems)
+    };
+    for (set, good) in [("s-1", false), ("s-1", false), ("s-2", false), ("s-3", true), ("s-4", true)] {
+        desk.registry.rehearsed(&found(set, good)).await?;
+    }
+    api.faults([Fault::Broken]);
+    let running = desk.run(desk.config(&api, ""));
+    desk.settled().await;
+    running.stop().await;
+    let accepted = api.accepted();
+    let told: Vec<(bool, bool)> = accepted.iter().map(|a| (a.html, a.silent)).collect();
+    assert_eq!(told, [(true, false), (true, false), (true, true)], "{accepted:#?}");
+    for (message, parts) in accepted.iter().zip([
+        ["guestbook/production", "NOT good", "s-1", "`app`: restore: <b>no</b> &", "refit backup create"],
+        ["guestbook/production", "NOT good", "s-2", "restore:", "--env production"],
+        ["guestbook/production", "good again", "s-3", "restored to try it", "✅"],
+    ]) {
+        parts.iter().for_each(|part| assert!(message.text.contains(part), "no `{part}` in {}", message.text));
+    }
+    // Without Telegram nothing waits for ever.
+    desk.registry.rehearsed(&found("s-5", false)).await?;
+    flush(desk.post(desk.config_with("", "")), PLENTY).await?;
+    assert_eq!(desk.waiting().await.0, 0);
+    Ok(())
+}

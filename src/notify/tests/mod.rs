@@ -19,7 +19,7 @@ use crate::{
         journal::{Event, FailureKind, Saga},
         outcome,
     },
-    registry::{Decision, Entry, Facts, MessageKind, NewDeployment, NewMessage, Registry, Release},
+    registry::{Decision, Entry, Facts, MessageKind, NewDeployment, NewMessage, Registry, Rehearsed, Release},
     runtime::Instance,
     test_ports as ports,
 };

@@ -14,7 +14,7 @@ use crate::{
     pipeline::{
         World,
         journal::FailureKind,
-        needed,
+        needed, rehearsed,
         state::{self, Before, Held},
     },
     registry::{Facts, Filter, Release},
@@ -216,7 +216,12 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
 async fn look_at(step: &Step, set: &str) -> Result<Vec<String>, StageFailure> {
     let (environment, world) = (&step.environment, &step.world);
     let path = world.config.server.backups_dir.join(set);
-    let found = match data::verify_new(environment, &path, world.runtimes.reach(), &step.job).await {
+    let looked = data::verify_new(environment, &path, world.runtimes.reach(), &step.job).await;
+    let kept = match looked {
+        Ok(Some(found)) => rehearsed::keep(world, &environment.key, &path, found).await.map(Some),
+        looked => looked,
+    };
+    let found = match kept {
         Ok(found) => found,
         Err(error @ data::DataError::Cancelled) => return Err(error.into()),
         // What was found could not be kept: the set itself is there.
