@@ -31,7 +31,6 @@ branch = "main"
 port = $port
 bind = "127.0.0.1"
 [start]
-strategy = "recreate"
 container_port = 8000
 init = true
 [start.health]
