@@ -3,7 +3,7 @@
 # delivery is sent until the public port answers with the new line; in between is everything Refit does: signature, inbox on disk, queue,
 # fetch, journal, build, tag, stop, start.
 #
-#   deploy.sh [--rounds 10]
+#   deploy.sh [--rounds 10] [--strategy recreate|blue-green]
 #
 # Prints each round and, last, `refit median_ms=… end_median_ms=… rounds=…`; `end` is until the deployment is recorded as succeeded.
 set -euo pipefail
@@ -11,13 +11,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 # shellcheck source=benches/lib.sh
 source "$here/lib.sh"
 
-rounds=10
-if [[ ${1:-} == --rounds && ${2:-} =~ ^[1-9][0-9]*$ ]]; then
-    rounds=$2
-elif (($# > 0)); then
-    printf 'usage: deploy.sh [--rounds N]\n' >&2
-    exit 64
-fi
+rounds=10 strategy=recreate
+while (($# > 0)); do
+    case $1=${2:-} in
+    --rounds=[1-9]*) rounds=$2 ;;
+    --strategy=recreate | --strategy=blue-green) strategy=$2 ;;
+    *)
+        printf 'usage: deploy.sh [--rounds N] [--strategy recreate|blue-green]\n' >&2
+        exit 64
+        ;;
+    esac
+    shift 2
+done
 
 make_site "bench-deploy-$$"
 port=$(free_port)
@@ -27,6 +32,7 @@ branch = "main"
 port = $port
 bind = "127.0.0.1"
 [start]
+strategy = "$strategy"
 container_port = 8000
 init = true
 [start.health]

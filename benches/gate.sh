@@ -88,7 +88,12 @@ load() {
 }
 
 row() { printf '%-10s %12s %10s %10s %12s %10s %14s %12s\n' "$@"; }
-memory() { sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$1/status"; }
+# Of a process, or of its newest child where it has one: nginx serves by workers, which a reload replaces.
+memory() {
+    local child
+    child=$(pgrep -n -P "$1" || true)
+    sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/${child:-$1}/status"
+}
 
 load direct "$blue" # warm
 load direct "$blue"
@@ -152,8 +157,7 @@ upstream app { server 127.0.0.1:$blue; keepalive 128; keepalive_requests 1000000
 server { listen 127.0.0.1:$port backlog=4096; location / { proxy_pass http://app; proxy_http_version 1.1; proxy_set_header Connection ""; } }
 END
 start "$port" nginx -c "$work/nginx.conf" -e stderr
-# The master serves nothing; its worker is the one to weigh.
-bench nginx nginx "$work/nginx.conf" "$port" "$(pgrep -P "$pid" | head -n 1)" || true
+bench nginx nginx "$work/nginx.conf" "$port" "$pid"
 if [[ -n $caddy ]]; then
     port=$(free_port) admin=$(free_port)
     cat >"$work/caddy.json" <<END

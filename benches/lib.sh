@@ -14,7 +14,8 @@ end_site() {
     docker images -q --filter "label=refit.app=$app" 2>/dev/null | sort -u | xargs -r docker rmi -f >/dev/null 2>&1 || true
     # Supervisors of the process runtime outlive the daemon on purpose: they are ended by the directory they work in.
     local pid
-    for pid in $(pgrep -f "supervise $work" || true); do kill "$pid" 2>/dev/null || true; done
+    # So do gates.
+    for pid in $(pgrep -f "supervise $work" || true) $(pgrep -f "gate --state-dir $work" || true); do kill "$pid" 2>/dev/null || true; done
     rm -rf "$work"
 }
 trap end_site EXIT

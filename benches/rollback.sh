@@ -2,7 +2,7 @@
 # From the moment that a new version dies after the switch, while it is watched, until the old version answers again; against a person
 # with two containers who stops the one and starts the other at once.
 #
-#   rollback.sh [--rounds 10]
+#   rollback.sh [--rounds 10] [--strategy recreate|blue-green]
 #
 # Each round does both, so that a machine that slows down meets both. Floor: `docker stop` of the new container and `docker start` of the old
 # one, which both exist. Refit: the app of a deployment that is in its bake time is killed, and everything else is Refit's: that it notices, the
@@ -15,13 +15,18 @@ here=$(cd "$(dirname "$0")" && pwd)
 source "$here/lib.sh"
 export DOCKER_BUILDKIT=0
 
-rounds=10
-if [[ ${1:-} == --rounds && ${2:-} =~ ^[1-9][0-9]*$ ]]; then
-    rounds=$2
-elif (($# > 0)); then
-    printf 'usage: rollback.sh [--rounds N]\n' >&2
-    exit 64
-fi
+rounds=10 strategy=recreate
+while (($# > 0)); do
+    case $1=${2:-} in
+    --rounds=[1-9]*) rounds=$2 ;;
+    --strategy=recreate | --strategy=blue-green) strategy=$2 ;;
+    *)
+        printf 'usage: rollback.sh [--rounds N] [--strategy recreate|blue-green]\n' >&2
+        exit 64
+        ;;
+    esac
+    shift 2
+done
 
 make_site "bench-rollback-$$"
 port=$(free_port)
@@ -31,6 +36,7 @@ branch = "main"
 port = $port
 bind = "127.0.0.1"
 [start]
+strategy = "$strategy"
 container_port = 8000
 init = true
 [start.health]
@@ -116,8 +122,9 @@ by_refit() {
     settle smoke
     # The first round of checks is over, and the next is a while away, as when an app dies at some time.
     sleep 1.4
+    # The newest: by blue-green the old one runs beside it.
     local name
-    name=$(docker ps --filter "label=refit.app=$app" --filter "label=refit.role=app" --format '{{.Names}}')
+    name=$(docker ps --filter "label=refit.app=$app" --filter "label=refit.role=app" --format '{{.Names}}' | head -n 1)
     local pid
     pid=$(app_of "$name")
     watch_for "version good" "$port"

@@ -10,8 +10,10 @@
 mod backend;
 mod clients;
 mod commands;
+mod connection;
 mod handover;
 mod load;
 mod routes;
 mod support;
+mod visitors;
 mod waiting;

@@ -38,3 +38,10 @@ mod secrets;
 mod sql_files;
 mod telegram;
 mod threats;
+mod under_load;
+
+// A client and visitors who try nothing twice, which the gate's own tests have as well.
+#[path = "../gate/connection.rs"]
+mod connection;
+#[path = "../gate/visitors.rs"]
+mod visitors;
