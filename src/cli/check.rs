@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config::{
         BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools,
-        Probe, Strategy, TestPlace,
+        Probe, TestPlace,
     },
     model::Stage,
 };
@@ -46,7 +46,14 @@ struct EnvironmentPlan {
     branch: String,
     port: Option<u16>,
     runtime: &'static str,
+    /// `recreate` or `blue-green`: what `auto` came to.
     strategy: &'static str,
+    /// Why `auto` came to it; null where the strategy is written in the file.
+    strategy_reason: Option<String>,
+    /// Whether the public port is the gate's.
+    gate: bool,
+    #[serde(skip)]
+    strategy_words: String,
     /// Patterns of paths that deploy; empty: every push does.
     paths: Vec<String>,
     webhook: bool,
@@ -78,18 +85,18 @@ impl Plan {
 
 impl EnvironmentPlan {
     fn of(environment: &Environment, webhook: bool) -> Self {
-        let strategy = match environment.start.strategy {
-            Strategy::Recreate => "recreate",
-            Strategy::BlueGreen => "blue-green",
-        };
+        let start = &environment.start;
         Self {
             app: environment.key.app.to_string(),
             environment: environment.key.environment.to_string(),
             repository: environment.repository.clone(),
             branch: environment.branch.to_string(),
             port: environment.port,
-            runtime: environment.start.runtime.as_str(),
-            strategy,
+            runtime: start.runtime.as_str(),
+            strategy: start.strategy.as_str(),
+            strategy_reason: start.strategy_reason.clone(),
+            gate: start.gate.is_some(),
+            strategy_words: start.strategy_words(),
             paths: environment.paths.patterns.clone(),
             webhook,
             stages: Stage::ALL.iter().map(|stage| stage_plan(*stage, environment)).collect(),
@@ -203,12 +210,12 @@ fn page(plan: &Plan, paint: Paint) -> String {
         let port = environment.port.map_or_else(|| "no port".to_owned(), |port| format!("port {port}"));
         let name = format!("{}/{}", environment.app, environment.environment);
         out.push_str(&format!(
-            "\n{}  a push to {} is deployed ({port}, {}, {})\n",
+            "\n{}  a push to {} is deployed ({port}, {})\n",
             paint.bold(&name),
             environment.branch,
             environment.runtime,
-            environment.strategy
         ));
+        out.push_str(&format!("  strategy: {}\n", environment.strategy_words));
         if !environment.paths.is_empty() {
             out.push_str(&format!("  only if one of these changed: {}\n", environment.paths.join(", ")));
         }

@@ -56,7 +56,7 @@ max_backup_age = "5m"
 
 ["start"]
 runtime = "docker"
-strategy = "recreate"
+strategy = "auto"
 networks = []
 volumes = []
 env = {}

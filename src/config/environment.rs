@@ -84,9 +84,9 @@ impl Overlay<'_> {
         let dir = self.root.dir;
         let one = |value, name| Reader::new(cx, value, name, dir);
         let many = |value, name| if self.has(name) { Reader::each(cx, value, name, dir) } else { Vec::new() };
-        let start = start::start(&one(&start, "start"), port);
         let (backups, backup_retention) =
             stages::backups(&many(&backup, "backup"), &table.child_defaults("backup"), &key.environment);
+        let start = start::start(&one(&start, "start"), port, &backups);
         let migrate = self.has("migrate").then(|| migrate::migrate(&one(&migrate, "migrate"), &backups)).flatten();
         Some(Environment {
             paths: table.get("paths", values::path_rules),

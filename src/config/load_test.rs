@@ -154,7 +154,8 @@ fn the_smallest_file_has_every_default() {
     let environment = &app.environments[0];
     assert_eq!((environment.port, environment.bind.to_string().as_str()), (Some(8000), "0.0.0.0"));
     assert_eq!(environment.start.health.probe, Probe::Tcp);
-    assert_eq!(environment.start.strategy, Strategy::Recreate);
+    assert_eq!(environment.start.strategy, Strategy::BlueGreen);
+    assert!(environment.start.side_by_side());
     assert_eq!((environment.backup_retention.keep, environment.backup_retention.keep_days), (10, 7));
     assert!(environment.parallel && environment.migrate.is_none() && environment.paths.set.is_none());
     assert!(environment.tests.is_empty() && environment.backups.is_empty() && environment.smoke.checks.is_empty());
@@ -232,6 +233,33 @@ fn backups_say_how_long_they_stay_and_how_far_they_are_looked_at() {
 }
 
 #[test]
+fn a_strategy_is_chosen_where_none_is_asked_for() {
+    let start = |tables: &str| House::new(&format!("{SMALL}{tables}")).config().apps[0].environments[0].start.clone();
+    let words = |tables: &str| start(tables).strategy_words();
+    assert_eq!(words(""), "blue-green (has a port, no volumes, and no database file)");
+    assert_eq!(words("[start]\nstrategy = 'auto'\n"), words(""));
+    assert_eq!(words("[start]\nstrategy = 'blue-green'\nvolumes = ['d:/d']\n"), "blue-green (as configured)");
+    assert_eq!(words("[start]\nstrategy = 'recreate'\n"), "recreate (as configured)");
+    assert_eq!(
+        words("[start]\nvolumes = ['./d:/d']\ngate = true\n").split(" (").next(),
+        Some("recreate behind the gate")
+    );
+    assert_eq!(words("[start]\ngate = false\n"), "recreate (`gate = false`)");
+    let sqlite = "[[backup]]\nkind = 'sqlite'\npath = 'a.db'\n";
+    assert_eq!(words(sqlite), "recreate (the SQLite database a is for one version at a time)");
+    let process = start("[start]\nruntime = 'process'\ncommand = 'x'\n");
+    assert!(process.gate.is_none() && process.strategy == Strategy::Recreate, "{}", process.strategy_words());
+
+    // What a release of an earlier version kept of its settings is what it was.
+    let mut kept = serde_json::to_value(start("[start]\nstrategy = 'recreate'\n")).unwrap();
+    for new in ["strategy_reason", "gate"] {
+        kept.as_object_mut().unwrap().remove(new).unwrap();
+    }
+    let kept: Start = serde_json::from_value(kept).unwrap();
+    assert_eq!((kept.strategy, kept.gate, kept.strategy_reason), (Strategy::Recreate, None, None));
+}
+
+#[test]
 fn the_top_of_the_file_speaks_for_every_environment() {
     let text = format!(
         "requires = ['db']\nbind = '127.0.0.1'\nparallel = false\n{SMALL}[environments.dev]\nbranch = 'dev'\nrequires = []\n"
@@ -285,7 +313,7 @@ N = 5
     pipeline.toml:15:16: `environments.dev.start.stop_timeout`: `5` has no unit; expected a duration such as "200ms", "30s", "2m", "1h" or "7d"
     pipeline.toml:16:1: `environments.dev.start.helth`: unknown key; did you mean `health`?
     pipeline.toml:18:8: `environments.dev.smoke.bake`: expected a duration such as "200ms", "30s", "2m", "1h" or "7d", found an integer; write a string with a number and its unit
-    pipeline.toml:20:12: `start.strategy`: `bluegreen` is none of `recreate`, `blue-green`; did you mean `blue-green`?
+    pipeline.toml:20:12: `start.strategy`: `bluegreen` is none of `auto`, `recreate`, `blue-green`; did you mean `blue-green`?
     pipeline.toml:21:10: `start.memory`: expected a size in bytes, such as 1048576, "512k", "100m" or "2g", found `lots`
     pipeline.toml:23:1: `start.env.A-B`: `A-B` is not a name of a variable; it may have letters, digits and `_`, and must not start with a digit
     pipeline.toml:24:5: `start.env.N`: expected a string, found an integer; put it in quotes

@@ -24,6 +24,7 @@ mod select;
 mod smoke;
 mod stages;
 mod start;
+mod strategy;
 mod tree;
 mod types;
 mod values;

@@ -3,15 +3,17 @@
 use super::{
     read::Reader,
     stages::environment_and_secrets,
+    strategy::{Ground, choose},
     tree::{Kind, Value},
-    types::{BehindGate, Health, LogRotation, Probe, RuntimeKind, Start, Strategy},
+    types::{Backup, BehindGate, Health, LogRotation, Probe, RuntimeKind, Start, Strategy},
     values::{self, Complaint, Parsed, boolean, choice, docker_name, duration, duration_or_zero, integer, quoted},
 };
 
 /// Docker refuses less, in bytes.
 const LEAST_MEMORY: u64 = 6 * 1024 * 1024;
 
-pub(super) fn start(table: &Reader<'_>, port: Option<u16>) -> Start {
+/// `backups`: what the environment backs up says something of what two versions would share.
+pub(super) fn start(table: &Reader<'_>, port: Option<u16>, backups: &[Backup]) -> Start {
     let runtime = table.read("runtime", runtime).unwrap_or(RuntimeKind::Docker);
     let container_port = table.read("container_port", integer(1..=65_535));
     if runtime == RuntimeKind::Process {
@@ -26,15 +28,26 @@ pub(super) fn start(table: &Reader<'_>, port: Option<u16>) -> Start {
         }
     }
     let (env, secrets) = environment_and_secrets(table);
-    let strategy = table.read("strategy", strategy).unwrap_or(Strategy::Recreate);
-    let gate = behind_gate(table, strategy, runtime, port);
+    let (networks, volumes) = (table.list("networks", docker_name), table.list("volumes", values::volume(table.dir)));
+    let wanted = table.read("gate", boolean);
+    let asked = table.read("strategy", strategy).flatten();
+    let ground = Ground { runtime, port, gate: wanted, networks: &networks, volumes: &volumes, backups };
+    let (strategy, strategy_reason) = match asked {
+        Some(strategy) => (strategy, None),
+        None => {
+            let (strategy, why) = choose(ground);
+            (strategy, Some(why))
+        }
+    };
+    let gate = behind_gate(table, strategy, ground);
     let log = table.child("log", "start.log");
     Start {
         runtime,
         strategy,
+        strategy_reason,
         container_port,
-        networks: table.list("networks", docker_name),
-        volumes: table.list("volumes", values::volume(table.dir)),
+        networks,
+        volumes,
         command: table.read("command", |value| command(value, runtime)),
         env,
         secrets,
@@ -56,8 +69,9 @@ pub(super) fn start(table: &Reader<'_>, port: Option<u16>) -> Start {
 }
 
 /// Two versions at once need the gate, and what is not the same place for both.
-fn behind_gate(table: &Reader<'_>, strategy: Strategy, runtime: RuntimeKind, port: Option<u16>) -> Option<BehindGate> {
-    let wanted = table.read("gate", boolean).unwrap_or(strategy == Strategy::BlueGreen);
+fn behind_gate(table: &Reader<'_>, strategy: Strategy, ground: Ground<'_>) -> Option<BehindGate> {
+    let runtime = ground.runtime;
+    let wanted = ground.gate.unwrap_or(strategy == Strategy::BlueGreen);
     let settings = BehindGate {
         drain: table.get("drain", duration_or_zero),
         drain_websockets: table.get("drain_websockets", duration_or_zero),
@@ -71,10 +85,10 @@ fn behind_gate(table: &Reader<'_>, strategy: Strategy, runtime: RuntimeKind, por
         }
         return None;
     }
-    if port.is_none() {
+    if ground.port.is_none() {
         complain("the gate serves a port, and the app has none", "add `port` to the environment, or leave this out");
     }
-    if runtime == RuntimeKind::Docker && table.list("networks", docker_name).iter().any(|name| name == "host") {
+    if runtime == RuntimeKind::Docker && ground.networks.iter().any(|name| name == "host") {
         complain(
             "in the network `host` two versions would use the same port, and so would the gate",
             "use another network, or `strategy = \"recreate\"` without `gate`",
@@ -102,8 +116,9 @@ fn runtime(value: &Value) -> Parsed<RuntimeKind> {
     })
 }
 
-fn strategy(value: &Value) -> Parsed<Strategy> {
-    choice(&[("recreate", Strategy::Recreate), ("blue-green", Strategy::BlueGreen)])(value)
+/// `None`: to be chosen.
+fn strategy(value: &Value) -> Parsed<Option<Strategy>> {
+    choice(&[("auto", None), ("recreate", Some(Strategy::Recreate)), ("blue-green", Some(Strategy::BlueGreen))])(value)
 }
 
 fn memory(value: &Value) -> Parsed<u64> {

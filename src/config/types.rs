@@ -370,6 +370,9 @@ impl OnMigrateFailure {
 pub struct Start {
     pub runtime: RuntimeKind,
     pub strategy: Strategy,
+    /// Why, where it was chosen and not asked for: a few words for people.
+    #[serde(default)]
+    pub strategy_reason: Option<String>,
     /// The port inside the container; the public port where unset.
     pub container_port: Option<u16>,
     pub networks: Vec<String>,
@@ -397,6 +400,13 @@ pub struct Start {
 }
 
 impl Start {
+    /// The strategy with its reason, for people.
+    pub fn strategy_words(&self) -> String {
+        let held = if self.strategy == Strategy::Recreate && self.gate.is_some() { " behind the gate" } else { "" };
+        let why = self.strategy_reason.as_deref().unwrap_or("as configured");
+        format!("{}{held} ({why})", self.strategy.as_str())
+    }
+
     /// Whether two versions may run side by side for a while, and the traffic moves from one to the other.
     pub fn side_by_side(&self) -> bool {
         self.strategy == Strategy::BlueGreen && self.gate.is_some()
@@ -447,6 +457,15 @@ pub enum Strategy {
     Recreate,
     /// The new version comes up beside the old one, and gets the traffic when it is good. Needs the gate.
     BlueGreen,
+}
+
+impl Strategy {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Recreate => "recreate",
+            Self::BlueGreen => "blue-green",
+        }
+    }
 }
 
 /// The app's own log, rotated by the runtime.

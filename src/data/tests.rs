@@ -74,6 +74,7 @@ fn environment(backups: Vec<Backup>) -> Environment {
             runtime: RuntimeKind::Docker,
             gate: None,
             strategy: Strategy::Recreate,
+            strategy_reason: None,
             container_port: None,
             networks: Vec::new(),
             volumes: Vec::new(),

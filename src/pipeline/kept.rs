@@ -3,7 +3,7 @@
 //!
 //! One file a release, `<state>/releases/<app>/<environment>/<deployment>/environment.json`: mode 0600 in a 0700 directory, the only place where
 //! secrets rest on disk. Written by the tag stage, removed with the release. A file of the first version has only environment and
-//! secrets; everything else is then as configured now.
+//! secrets; everything else is then as configured now, but for the gate, which there was not.
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{World, state};
 use crate::{
-    config::{Environment, Smoke, Start},
+    config::{Environment, Smoke, Start, Strategy},
     files,
     model::{DeploymentId, EnvironmentKey},
     secret::Secret,
@@ -66,6 +66,11 @@ impl Kept {
             environment.bind = settings.bind;
             environment.start = settings.start;
             environment.smoke = settings.smoke;
+        } else {
+            // When that version wrote it there was no gate, whatever is chosen for the environment today.
+            environment.start.strategy = Strategy::Recreate;
+            environment.start.strategy_reason = None;
+            environment.start.gate = None;
         }
         environment.start.env = self.env;
         environment.start.secrets = self.secrets.into_iter().map(|(k, v)| (k, Secret::new(v))).collect();
@@ -120,5 +125,28 @@ pub fn remove(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> 
     match std::fs::remove_dir_all(&dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("{}: {error}", dir.display())),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Today the environment is behind the gate, because that was chosen for it; the release owned its port.
+    #[test]
+    fn a_release_of_the_first_version_was_never_behind_the_gate() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pipeline.toml");
+        let text = "[app]\nname = 'a'\nrepository = 'r'\n[environments.production]\nbranch = 'main'\nport = 8000\n";
+        std::fs::write(&file, text).unwrap();
+        let config = crate::config::load(&file, &|_| None).unwrap();
+        let today = &config.apps[0].environments[0];
+        assert!(today.start.side_by_side());
+        let read = |text: &str| serde_json::from_str::<Kept>(text).unwrap().applied_to(today);
+        let first = read(r#"{"env":{"A":"b"},"secrets":{},"version":1}"#);
+        assert_eq!((first.start.strategy, first.start.gate), (Strategy::Recreate, None));
+        assert_eq!((first.start.env["A"].as_str(), first.port), ("b", Some(8000)));
+        let ours = read(&serde_json::to_string(&Kept::of(today)).unwrap());
+        assert!(ours.start.side_by_side());
     }
 }

@@ -166,7 +166,9 @@ fn other_settings(now: &Environment, then: &Environment) -> Vec<String> {
         value.as_object().cloned().unwrap_or_default()
     };
     let (start, started) = (fields(now), fields(then));
-    let differs = |name: &&String| name.as_str() != "env" && start.get(*name) != started.get(*name);
+    // The variables are told apart, and the reason for a strategy is not a setting.
+    let told = |name: &str| matches!(name, "env" | "strategy_reason");
+    let differs = |name: &&String| !told(name) && start.get(*name) != started.get(*name);
     let mut all: Vec<String> = start.keys().filter(differs).map(|name| format!("start.{name}")).collect();
     let smoke = |environment: &Environment| serde_json::to_value(&environment.smoke).unwrap_or_default();
     for (name, differ) in

@@ -4,9 +4,12 @@ use serde_json::{Value, json};
 
 use crate::support::{Site, load::Load, poll, processes_of};
 
+/// The strategy of a site that is about something else.
+const RECREATE: &str = "strategy = \"recreate\"\n";
+
 /// A site whose app is behind the gate.
 fn behind_gate(site: Site) -> Site {
-    site.edit_config("[start]\n", "[start]\nstrategy = \"blue-green\"\n");
+    site.edit_config(RECREATE, "strategy = \"blue-green\"\n");
     site
 }
 
@@ -166,6 +169,47 @@ fn the_port_of_a_process_changes_hands() {
 #[test]
 fn docker_the_port_changes_hands() {
     the_port_changes_hands(Site::docker());
+}
+
+/// Without a word about strategies: the update that brought the default takes the port over from the version that was live, and from then on
+/// nobody sees a deployment.
+#[test]
+fn docker_an_app_without_files_of_its_own_gets_behind_the_gate_by_itself() {
+    let site = Site::docker();
+    live(&site, &["one"]);
+    site.edit_config(RECREATE, "");
+    live(&site, &["two"]);
+    is_live(&site, 2);
+    assert_eq!(site.containers(true).len(), 1, "the old version is stopped");
+    let load = Load::on(site.port);
+    live(&site, &["three"]);
+    is_live(&site, 3);
+    nobody_saw(load);
+    let told = "strategy: blue-green (has a port, no volumes, and no database file)";
+    assert!(site.log_of(&site.newest()).contains(told), "{}", site.log_of(&site.newest()));
+    let checked = site.refit(&["check"]).expect(0);
+    assert!(checked.stdout.contains(told), "{}", checked.stdout);
+}
+
+#[test]
+fn docker_an_app_that_writes_to_a_volume_never_runs_twice() {
+    let site = Site::docker();
+    let data = site.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    site.edit_config(RECREATE, &format!("volumes = [\"{}:/data\"]\n", data.display()));
+    // One that finds another one at work says so, and is not healthy.
+    site.write(
+        "run.sh",
+        "[ -e /data/lock ] && { echo two at once; exit 1; }\n: >/data/lock\n\
+         trap 'rm /data/lock; kill $!; exit 0' TERM\nhttpd -f -p 8080 -h /app/www &\nwait\n",
+    );
+    live(&site, &["one", "two"]);
+    assert_eq!(processes_of(site.path(), "gate"), [] as [u32; 0], "the app has its port itself");
+    let plan = site.refit(&["check", "--format", "json"]).expect(0).json();
+    let environment = &plan["environments"][0];
+    assert_eq!((&environment["strategy"], &environment["gate"]), (&json!("recreate"), &json!(false)));
+    let why = environment["strategy_reason"].as_str().unwrap_or_default();
+    assert!(why.contains("writes to the volume") && why.contains(&data.display().to_string()), "{why}");
 }
 
 #[test]

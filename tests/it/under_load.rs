@@ -41,8 +41,8 @@ impl Street {
              [[smoke.check]]\nhttp = \"http://127.0.0.1:{port}/version\"\nabsent = [\"{SICK}\"]\n"
         ));
         site.edit_config(
-            "[start]\n",
-            &format!("[start]\nstrategy = \"blue-green\"\nvolumes = [\"{}:/seen\"]\n", seen.display()),
+            "strategy = \"recreate\"\n",
+            &format!("strategy = \"blue-green\"\nvolumes = [\"{}:/seen\"]\n", seen.display()),
         );
         write_version(&site, "v0");
         site.push("v0");

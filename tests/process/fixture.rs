@@ -254,6 +254,7 @@ fn start(command: &str) -> Start {
         gate: None,
         runtime: RuntimeKind::Process,
         strategy: Strategy::Recreate,
+        strategy_reason: None,
         container_port: None,
         networks: Vec::new(),
         volumes: Vec::new(),

@@ -120,6 +120,7 @@ fn exchange(progress: &Progress) -> Result<Option<Exchange>, StageFailure> {
 }
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
+    step.job.log.line(format!("strategy: {}", step.environment.start.strategy_words()));
     let candidate = candidate(step, &input).await?;
     if step.job.cancel.is_cancelled() {
         return Err(StageFailure::cancelled());

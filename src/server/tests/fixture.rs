@@ -132,6 +132,7 @@ fn environment_of(app: &str, environment: &str, branch: &str) -> Environment {
             runtime: RuntimeKind::Process,
             gate: None,
             strategy: Strategy::Recreate,
+            strategy_reason: None,
             container_port: None,
             networks: Vec::new(),
             volumes: Vec::new(),

@@ -204,8 +204,10 @@ impl Site {
 
     fn write_config(&self) {
         let start = match self.kind {
-            Kind::Docker => "[start]\ncontainer_port = 8080\nstop_timeout = \"2s\"\n",
-            Kind::Process => "[start]\nruntime = \"process\"\ncommand = \"sh run.sh\"\nstop_timeout = \"2s\"\n",
+            Kind::Docker => "[start]\nstrategy = \"recreate\"\ncontainer_port = 8080\nstop_timeout = \"2s\"\n",
+            Kind::Process => {
+                "[start]\nstrategy = \"recreate\"\nruntime = \"process\"\ncommand = \"sh run.sh\"\nstop_timeout = \"2s\"\n"
+            }
         };
         // A test that brings its own [smoke] replaces the quick one.
         let smoke = if self.extra.contains("[smoke]") {

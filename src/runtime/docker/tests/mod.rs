@@ -251,6 +251,7 @@ fn environment(app: &str) -> Environment {
         runtime: RuntimeKind::Docker,
         gate: None,
         strategy: Strategy::Recreate,
+        strategy_reason: None,
         container_port: None,
         networks: Vec::new(),
         volumes: Vec::new(),
