@@ -4,11 +4,11 @@ use super::{
     args::{Format, StatusArgs},
     context::{Context, check_target, is_wanted},
     error::{Result, exit},
-    style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, words},
+    style::{Clock, Paint, Tone, cell, clip, status_tone, table_text, took, words},
 };
 use crate::{
     config::RuntimeKind,
-    control::{EnvironmentStatus, Observer, ServiceStatus},
+    control::{EnvironmentStatus, GateView, Observer, ServiceStatus, SideView},
     data::Depth,
     model::Status,
     registry::{Registry, Release},
@@ -145,6 +145,7 @@ fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String>
             "{what}; nothing is deployed by itself until `refit resolve {id} --reason \"…\"` (`refit report {id}` says what to do)"
         ));
     }
+    notes.extend(status.gate.as_ref().map(|gate| served(gate, paint)));
     if let Some(waits) = &status.awaiting_approval {
         let (id, until) = (waits.id, clock.local(waits.expires_at));
         let what = paint.tone(Tone::Warn, &format!("deployment {id} waits for approval until {until}"));
@@ -184,6 +185,41 @@ fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String>
     notes
 }
 
+/// How the gate serves it, in a sentence.
+fn served(gate: &GateView, paint: Paint) -> String {
+    let (tone, state) = match gate.state.as_str() {
+        "serving" => (Tone::Good, "serving".to_owned()),
+        "held" => (Tone::Warn, "requests are held".to_owned()),
+        "maintenance" => {
+            let page = gate.detail.as_ref().map(|text| format!(", the page says {:?}", clip(text, 100)));
+            (Tone::Warn, format!("in maintenance{}", page.unwrap_or_default()))
+        }
+        "empty" => (Tone::Bad, "nothing to send requests to (`refit doctor`)".to_owned()),
+        "missing" => (Tone::Bad, "unknown to the gate (`refit doctor`)".to_owned()),
+        state => {
+            let why = gate.detail.as_ref().map(|why| format!(": {}", clip(why, 160))).unwrap_or_default();
+            (Tone::Bad, format!("{state}{why} (`refit doctor`)"))
+        }
+    };
+    let figures = gate.live.as_ref().map(|live| figures(live, gate.held)).unwrap_or_default();
+    format!("gate: {}{figures}", paint.tone(tone, &state))
+}
+
+fn figures(live: &SideView, held: u64) -> String {
+    let time = |us: u64| took(i64::try_from(us.div_ceil(1000)).unwrap_or(i64::MAX));
+    let sockets = if live.websockets == 0 { String::new() } else { format!(" and {} WebSockets", live.websockets) };
+    let away = if live.reachable == Some(false) { ", which does not answer" } else { "" };
+    format!(
+        "; deployment {}{away}: {} requests, {} errors, latency p50 {} p99 {}, {} in flight{sockets}, {held} held",
+        live.deployment,
+        live.requests,
+        live.errors,
+        time(live.p50_us),
+        time(live.p99_us),
+        live.in_flight,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,6 +240,7 @@ mod tests {
             runtime: "docker".to_owned(),
             live: None,
             service: ServiceStatus { state: "none".to_owned(), detail: None, restarts: 0 },
+            gate: None,
             databases: Vec::new(),
             backups: None,
             migrations: None,
@@ -248,7 +285,22 @@ mod tests {
             error: Some("GET /health: expected 200, got 500".to_owned()),
             finished_at: Some(sample::at(600)),
         });
+        let live = SideView {
+            deployment: "7".to_owned(),
+            since: "2026-11-18T09:00:00Z".to_owned(),
+            reachable: Some(true),
+            requests: 1_234,
+            errors: 3,
+            p50_us: 11_200,
+            p99_us: 80_000,
+            in_flight: 2,
+            websockets: 1,
+        };
+        production.gate =
+            Some(GateView { state: "serving".to_owned(), detail: None, held: 0, live: Some(live.clone()) });
         let mut dev = environment("dev");
+        let away = Some("no gate answers: Connection refused (os error 111)".to_owned());
+        dev.gate = Some(GateView { state: "unreachable".to_owned(), detail: away, held: 0, live: None });
         dev.service.detail = Some("Docker cannot be reached".to_owned());
         let mut people = environment("people");
         let look = LastLook {
@@ -260,6 +312,9 @@ mod tests {
         };
         let verified = Some(VerifiedBackup { set: newest.set.clone(), look });
         people.backups = Some(BackupStatus { newest: Some(newest), verified });
+        let sentence = Some("back at 14:00".to_owned());
+        let live = Some(SideView { reachable: Some(false), websockets: 0, ..live });
+        people.gate = Some(GateView { state: "maintenance".to_owned(), detail: sentence, held: 0, live });
         dev.backups = Some(BackupStatus { newest: None, verified: None });
         people.stuck = Some(DeploymentId(17));
         people.awaiting_approval = Some(AwaitingApproval { id: DeploymentId(21), expires_at: sample::at(-3_600) });

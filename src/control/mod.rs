@@ -39,6 +39,7 @@ mod migrate;
 mod observe;
 mod read;
 mod rollback;
+mod served;
 #[cfg(test)]
 mod tests;
 
@@ -167,6 +168,9 @@ pub struct EnvironmentStatus {
     pub runtime: String,
     pub live: Option<LiveStatus>,
     pub service: ServiceStatus,
+    /// How the gate serves it; `None` where the app has its port itself, or nothing is live.
+    #[serde(default)]
+    pub gate: Option<GateView>,
     pub databases: Vec<DatabaseStatus>,
     /// `None` where nothing is configured to be backed up.
     pub backups: Option<BackupStatus>,
@@ -202,6 +206,39 @@ pub struct ServiceStatus {
     pub state: String,
     pub detail: Option<String>,
     pub restarts: u64,
+}
+
+/// How the gate serves an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GateView {
+    /// `serving`, `held` (requests wait), `maintenance`, `empty` (nothing to send requests to), `missing` (the gate does not know the environment)
+    /// or `unreachable`.
+    pub state: String,
+    /// Why it is unreachable, or the sentence of the maintenance page.
+    pub detail: Option<String>,
+    /// Requests that wait.
+    pub held: u64,
+    /// What has the traffic, as far as the gate tells.
+    pub live: Option<SideView>,
+}
+
+/// A version that has the traffic, with its figures since it became live in the gate that runs now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideView {
+    pub deployment: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// Whether it accepted the newest connection that was tried.
+    pub reachable: Option<bool>,
+    pub requests: u64,
+    /// Answers with status 500 and above, and requests without a whole answer because of the app.
+    pub errors: u64,
+    /// From a request to the head of its answer, in microseconds; 0 where none was answered.
+    pub p50_us: u64,
+    pub p99_us: u64,
+    /// Requests that are being answered now.
+    pub in_flight: u64,
+    pub websockets: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     AwaitingApproval, BackupStatus, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment,
-    LiveStatus, NewestBackup, Options, Result, ServiceStatus, VerifiedBackup,
+    LiveStatus, NewestBackup, Options, Result, ServiceStatus, VerifiedBackup, served,
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
@@ -123,6 +123,10 @@ impl Observer {
             stuck = registry.unresolved(&environment.key).await?;
         }
         let service = self.service(live.as_ref()).await;
+        let gate = match &live {
+            Some(live) => served::look(&self.config.server.state_dir, environment, live, PATIENCE).await,
+            None => None,
+        };
         let (migrations, schema_ahead) = self.schema(environment, live.as_ref(), &recent).await;
         let live = match (live, &self.registry) {
             (Some(release), Some(registry)) => {
@@ -147,6 +151,7 @@ impl Observer {
             runtime: environment.start.runtime.as_str().to_owned(),
             live,
             service,
+            gate,
             databases: self.databases(environment).await,
             backups: self.backup_status(environment).await,
             migrations,

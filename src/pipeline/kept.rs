@@ -5,7 +5,11 @@
 //! secrets rest on disk. Written by the tag stage, removed with the release. A file of the first version has only environment and
 //! secrets; everything else is then as configured now, but for the gate, which there was not.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -18,6 +22,8 @@ use crate::{
 };
 
 const VERSION: u32 = 2;
+
+const FILE: &str = "environment.json";
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Kept {
@@ -80,12 +86,16 @@ impl Kept {
 
 /// Where a release keeps its settings.
 pub fn dir(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> PathBuf {
-    let releases = world.config.server.state_dir.join("releases");
+    place(&world.config.server.state_dir, key, deployment)
+}
+
+fn place(state_dir: &Path, key: &EnvironmentKey, deployment: DeploymentId) -> PathBuf {
+    let releases = state_dir.join("releases");
     releases.join(key.app.as_str()).join(key.environment.as_str()).join(deployment.to_string())
 }
 
 pub(super) fn file(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> PathBuf {
-    dir(world, key, deployment).join("environment.json")
+    dir(world, key, deployment).join(FILE)
 }
 
 /// Writes the settings of `environment` as those of `deployment`. The error is for people.
@@ -101,8 +111,11 @@ pub fn write(world: &World, environment: &Environment, deployment: DeploymentId)
 
 /// What a release kept; the error says why it cannot be read.
 pub fn read(world: &World, key: &EnvironmentKey, deployment: DeploymentId) -> Result<Kept, String> {
-    let path = file(world, key, deployment);
-    let text = std::fs::read(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+    load(&file(world, key, deployment))
+}
+
+fn load(path: &Path) -> Result<Kept, String> {
+    let text = std::fs::read(path).map_err(|e| format!("{}: {e}", path.display()))?;
     let kept: Kept = serde_json::from_slice(&text).map_err(|e| format!("{}: {e}", path.display()))?;
     if kept.version > VERSION {
         return Err(format!("{} was written by a newer version of refit", path.display()));
@@ -116,6 +129,12 @@ pub fn environment(world: &World, today: &Environment, deployment: DeploymentId)
         Ok(kept) => (kept.applied_to(today), None),
         Err(why) => (today.clone(), Some(why)),
     }
+}
+
+/// Whether a release is served by the gate; as configured now, where what it kept cannot be read.
+pub fn is_behind_gate(state_dir: &Path, today: &Environment, deployment: DeploymentId) -> bool {
+    let kept = load(&place(state_dir, &today.key, deployment).join(FILE));
+    kept.ok().and_then(|kept| kept.settings).map_or(today.start.gate, |settings| settings.start.gate).is_some()
 }
 
 /// Forgets what a release kept, and the states of rollbacks that are about it.

@@ -48,10 +48,12 @@ impl Reads {
         match self.verbs.status().await {
             Ok(mut environments) => {
                 for environment in &mut environments {
-                    let EnvironmentStatus { live, service, last, migrations, .. } = environment;
+                    let EnvironmentStatus { live, service, gate, last, migrations, .. } = environment;
                     let subject = live.as_mut().and_then(|live| live.subject.as_mut());
                     let error = last.as_mut().and_then(|last| last.error.as_mut());
-                    self.mask([subject, service.detail.as_mut(), error, migrations.as_mut()].into_iter().flatten());
+                    let gate = gate.as_mut().and_then(|gate| gate.detail.as_mut());
+                    let texts = [subject, service.detail.as_mut(), gate, error, migrations.as_mut()];
+                    self.mask(texts.into_iter().flatten());
                 }
                 reply::json(StatusCode::OK, &Overview { environments })
             }

@@ -59,6 +59,19 @@ fn nobody_saw(load: Load) -> u64 {
     seen.answers
 }
 
+/// What `refit status` knows of the gate.
+fn served(site: &Site) -> Value {
+    site.refit(&["status", "--format", "json"]).expect(0).json()[0]["gate"].clone()
+}
+
+/// What doctor says of the gate: check and verdict.
+fn told(site: &Site) -> Vec<(String, String)> {
+    let found = site.refit(&["doctor", "--format", "json"]).json();
+    let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+    let about = |f: &&Value| f["check"].as_str().is_some_and(|c| c.starts_with("gate"));
+    found.as_array().unwrap().iter().filter(about).map(|f| (text(&f["check"]), text(&f["status"]))).collect()
+}
+
 fn versions_come_and_go_unseen(site: Site) {
     let site = behind_gate(site);
     live(&site, &["one"]);
@@ -281,6 +294,52 @@ fn a_gate_that_is_gone_comes_back_and_serves_what_is_live() {
     site.expect_page("two");
     is_live(&site, 2);
     assert_ne!(processes_of(site.path(), "gate"), gates);
+}
+
+#[test]
+fn status_and_doctor_tell_how_the_gate_serves_and_that_it_is_away() {
+    let mut site = Site::process();
+    live(&site, &["one"]);
+    assert_eq!(served(&site), Value::Null, "the app has its port itself");
+    assert_eq!(told(&site), [("gate".to_owned(), "ok".to_owned())]);
+    site = behind_gate(site);
+    live(&site, &["two"]);
+    let name = format!("{}/production", site.app);
+    let load = Load::on(site.port);
+    let seen = served(&site);
+    assert_eq!((&seen["state"], &seen["held"], &seen["detail"]), (&json!("serving"), &json!(0), &Value::Null));
+    let side = &seen["live"];
+    assert_eq!((&side["deployment"], &side["errors"]), (&json!("2"), &json!(0)), "{seen:#}");
+    assert!(side["requests"].as_u64() >= Some(20) && side["p50_us"].as_u64() > Some(0), "{seen:#}");
+    assert!(side["p99_us"].as_u64() >= side["p50_us"].as_u64() && side["in_flight"].is_u64(), "{seen:#}");
+    let page = site.refit(&["status"]).expect(0).stdout;
+    assert!(page.contains("gate: serving; deployment 2: ") && page.contains("0 errors, latency p50 "), "{page}");
+    assert_eq!(told(&site), [("gate".to_owned(), "ok".to_owned()), (format!("gate {name}"), "ok".to_owned())]);
+    site.refit(&["gate", "maintenance", &name, "on", "--message", "back soon"]).expect(0);
+    let seen = served(&site);
+    assert_eq!((&seen["state"], &seen["detail"]), (&json!("maintenance"), &json!("back soon")), "{seen:#}");
+    assert_eq!(told(&site)[1].1, "warn");
+    site.refit(&["gate", "maintenance", &name, "off"]).expect(0);
+    drop(load);
+
+    // Nobody puts it right without a daemon; and `status` still answers.
+    for gate in processes_of(site.path(), "gate") {
+        std::process::Command::new("kill").args(["-s", "KILL", &gate.to_string()]).status().unwrap();
+    }
+    poll(|| processes_of(site.path(), "gate").is_empty().then_some(())).expect("it ends");
+    let seen = served(&site);
+    assert_eq!((&seen["state"], &seen["live"]), (&json!("unreachable"), &Value::Null), "{seen:#}");
+    assert!(seen["detail"].as_str().unwrap().contains("no gate answers"), "{seen:#}");
+    assert!(site.refit(&["status"]).expect(0).stdout.contains("gate: unreachable: no gate answers"));
+    assert_eq!(told(&site), [("gate".to_owned(), "fail".to_owned())]);
+
+    site.serve();
+    let answer = poll(|| {
+        let answer = crate::support::http(site.http, "GET", "/_deploy/status", &[], b"").ok()?.json();
+        (answer["environments"][0]["gate"]["state"] == json!("serving")).then_some(answer)
+    });
+    let answer = answer.expect("the daemon starts it, and tells the same over HTTP");
+    assert_eq!(answer["environments"][0]["gate"]["live"]["deployment"], json!("2"), "{answer:#}");
 }
 
 /// A version that is still answering when another one gets the traffic is let finish.

@@ -22,6 +22,7 @@ use crate::{
 
 mod backups;
 mod engine;
+mod gate;
 mod host;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -93,7 +94,9 @@ async fn store(config: std::sync::Arc<Config>, options: &Options, clock: &Clock)
             findings.extend(stuck(&config, registry).await?);
         }
         let observer = Observer::new(config.clone(), registry, options)?;
-        findings.extend(backups::check(&config, &Box::pin(observer.status()).await?, clock));
+        let all = Box::pin(observer.status()).await?;
+        findings.extend(backups::check(&config, &all, clock));
+        findings.extend(gate::check(&config, &all).await);
         findings.extend(observer.strays().await?.iter().map(|release| {
             let detail = "is live, and not in the configuration any more";
             Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))

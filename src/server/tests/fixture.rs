@@ -245,6 +245,7 @@ impl Verbs for Recorder {
             "live": {"deployment": 7, "commit": COMMIT, "subject": format!("leak {SECRET}"), "version": "guestbook:0123456789",
                      "image": "sha256:1", "deployed_at": "2026-01-02T03:04:05Z"},
             "service": {"state": "running", "detail": format!("leak {SECRET}"), "restarts": 0},
+            "gate": {"state": "unreachable", "detail": format!("leak {SECRET}"), "held": 0, "live": null},
             "databases": [{"name": "guestbook", "state": "running"}],
             "last": {"id": 8, "status": "failed", "error": format!("no access with {SECRET}"), "finished_at": null},
         });
