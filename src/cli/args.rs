@@ -246,7 +246,7 @@ pub enum Command {
     /// Show a maintenance page in place of an app, or the app again
     ///
     /// Every request to the environment gets the page, with status 503, until `off`; what was begun is finished. The app goes on running. It needs the
-    /// gate: `gate = true` or `strategy = "blue-green"` in [start]. Smoke checks get the page too: end it before you deploy.
+    /// gate: `gate = true` or `strategy = "blue-green"` in [start]. Deployments go on behind it.
     #[command(
         after_help = "Example:\n  refit maintenance on --message \"back at 14:00\"\n  refit maintenance on --env staging\n  refit maintenance off"
     )]

@@ -101,7 +101,7 @@ impl Overlay<'_> {
             tests: stages::tests(&many(&test, "test"), start.runtime),
             build: stages::build(&one(&build, "build"), start.runtime),
             migrate,
-            smoke: smoke::smoke(&one(&smoke, "smoke"), port),
+            smoke: smoke::smoke(&one(&smoke, "smoke"), port, start.gate.is_some()),
             rollback: stages::rollback(&one(&rollback, "rollback")),
             start,
             key,

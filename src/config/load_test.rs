@@ -595,6 +595,32 @@ fn checks_that_need_a_port_say_so() {
 }
 
 #[test]
+fn error_rates_are_shares_and_need_the_gate_and_a_bake() {
+    let with = |start: &str, smoke: &str| {
+        House::new(&format!(
+            "[app]\nname = 'bot'\nrepository = '../bot'\n[environments.production]\nbranch = 'main'\nport = 8000\n{start}[smoke]\n{smoke}\n"
+        ))
+    };
+    let gate = "[start]\nstrategy = 'blue-green'\n";
+    for (text, expected) in [("'2%'", 0.02), ("0.02", 0.02), ("' 0.5 %'", 0.005), ("0", 0.0), ("1", 1.0)] {
+        let config = with(gate, &format!("max_error_rate = {text}")).config();
+        let rate = config.apps[0].environments[0].smoke.max_error_rate.unwrap();
+        assert!((rate - expected).abs() < 1e-9, "{text}: {rate}");
+    }
+    let errors = with("", "max_error_rate = 0.1").errors();
+    assert!(errors.contains("only the gate counts errors"), "{errors}");
+    let errors = with(gate, "max_error_rate = 0.1\nbake = '0s'").errors();
+    assert!(errors.contains("errors are compared during the bake, and there is none"), "{errors}");
+    for wrong in ["2", "'2'", "'101%'", "'NaN%'", "-0.1"] {
+        let errors = with(gate, &format!("max_error_rate = {wrong}")).errors();
+        assert!(
+            errors.contains("smoke.max_error_rate") && errors.contains("write a share such as"),
+            "{wrong}: {errors}"
+        );
+    }
+}
+
+#[test]
 fn a_bot_without_a_port_is_watched_for_a_while() {
     let config =
         House::new("[app]\nname = 'bot'\nrepository = '../bot'\n[environments.production]\nbranch = 'main'\n").config();

@@ -128,7 +128,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
     ),
     ("start.log", &["max_size", "max_file"]),
     ("start.health", &["path", "tcp", "exec", "image", "interval", "timeout", "successes", "deadline", "settle"]),
-    ("smoke", &["check", "bake", "interval", "timeout"]),
+    ("smoke", &["check", "bake", "interval", "timeout", "max_error_rate"]),
     (
         "smoke.check",
         &["http", "tcp", "exec", "name", "status", "contains", "absent", "json", "max_latency", "timeout", "retries"],

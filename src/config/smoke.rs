@@ -9,13 +9,27 @@ use super::{
     values::{self, Complaint, Parsed, duration, duration_or_zero, integer, one_or_many, printable, quoted},
 };
 
-pub(super) fn smoke(table: &Reader<'_>, port: Option<u16>) -> Smoke {
+pub(super) fn smoke(table: &Reader<'_>, port: Option<u16>, gated: bool) -> Smoke {
     let checks = table.children("check", "smoke.check");
+    let bake = table.get("bake", duration_or_zero);
+    let max_error_rate = table.read("max_error_rate", values::share);
+    if max_error_rate.is_some() {
+        if !gated {
+            let help = "use `strategy = \"blue-green\"` or `gate = true` in `[start]`, or remove the key";
+            let complaint = Complaint::new("only the gate counts errors, and this app is not behind it");
+            table.complain("max_error_rate", complaint.help(help));
+        }
+        if bake.is_zero() {
+            let complaint = Complaint::new("errors are compared during the bake, and there is none");
+            table.complain("max_error_rate", complaint.help("give `bake` some time, or remove the key"));
+        }
+    }
     Smoke {
         checks: checks.iter().filter_map(|entry| check(entry, port)).collect(),
-        bake: table.get("bake", duration_or_zero),
+        bake,
         interval: table.get("interval", duration),
         timeout: table.get("timeout", duration),
+        max_error_rate,
     }
 }
 

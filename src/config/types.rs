@@ -515,6 +515,9 @@ pub struct Smoke {
     pub interval: Duration,
     /// Until all checks passed once.
     pub timeout: Duration,
+    /// By how much the share of the new version's errors may exceed the old one's during the bake, from 0 to 1. Needs the gate.
+    #[serde(default)]
+    pub max_error_rate: Option<f64>,
 }
 
 /// One `[[smoke.check]]`.

@@ -111,6 +111,20 @@ pub(super) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Parsed<f6
     }
 }
 
+/// A share from 0 to 1, such as `0.02`, or in percent, such as `"2%"`.
+pub(super) fn share(value: &Value) -> Parsed<f64> {
+    let help = "write a share such as 0.02, or \"2%\"";
+    let percent = match &value.kind {
+        Kind::Integer(_) | Kind::Float(_) => return number(0.0..=1.0)(value).map_err(|complaint| complaint.help(help)),
+        Kind::String(text) => text.trim().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok()),
+        _ => return Err(wrong_type("a share such as 0.02 or \"2%\"", value)),
+    };
+    percent
+        .filter(|percent| (0.0..=100.0).contains(percent))
+        .map(|percent| percent / 100.0)
+        .ok_or_else(|| Complaint::new("is not between \"0%\" and \"100%\"").help(help))
+}
+
 /// A string of a type that checks itself.
 pub(super) fn checked<T: FromStr<Err = InvalidValue>>(value: &Value) -> Parsed<T> {
     Ok(text(value)?.parse()?)

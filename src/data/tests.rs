@@ -96,7 +96,7 @@ fn environment(backups: Vec<Backup>) -> Environment {
                 settle: LONG,
             },
         },
-        smoke: Smoke { checks: Vec::new(), bake: Duration::ZERO, interval: LONG, timeout: LONG },
+        smoke: Smoke { checks: Vec::new(), bake: Duration::ZERO, interval: LONG, timeout: LONG, max_error_rate: None },
         rollback: Rollback { automatic: true, keep: 1 },
     }
 }

@@ -14,7 +14,7 @@ use crate::{
     gate::{
         client::ClientError,
         keeper::KeeperError,
-        wire::{DrainBounds, ErrorCode, HoldBounds, RouteSpec, RouteState, Side},
+        wire::{DrainBounds, ErrorCode, HoldBounds, RouteSpec, RouteState, RouteStatus, Side},
     },
     model::{DeploymentId, EnvironmentKey},
     pipeline::journal::FailureKind,
@@ -84,6 +84,18 @@ pub async fn close(world: &World, key: &EnvironmentKey) -> Result<(), StageFailu
         Err(error) if error.is_absent() => Ok(()),
         done => unless_unknown(done),
     }
+}
+
+/// What the gate knows of an environment, its counters among it; it is not started for that.
+pub async fn route(world: &World, key: &EnvironmentKey) -> Result<Option<RouteStatus>, ClientError> {
+    let name = key.to_string();
+    let status = world.gate.client().status(Some(&name)).await?;
+    Ok(status.routes.into_iter().find(|route| route.name == name))
+}
+
+/// Whether a person has put up the maintenance page. A gate that does not say so has none up.
+pub async fn in_maintenance(world: &World, key: &EnvironmentKey) -> bool {
+    matches!(route(world, key).await, Ok(Some(route)) if route.state == RouteState::Maintenance)
 }
 
 /// Who waits while a version that is to be stopped answers what it had begun.

@@ -137,6 +137,68 @@ fn a_version_that_fails_with_the_traffic_gives_it_back() {
     assert!(failures.iter().all(|failure| failure.contains("404")), "its own answers only: {failures:?}");
 }
 
+/// A process site whose bake compares error rates.
+fn comparing() -> Site {
+    behind_gate(Site::process().with("[smoke]\nbake = \"3s\"\ninterval = \"100ms\"\nmax_error_rate = \"10%\"\n"))
+}
+
+/// A version of which every `n`th start page is an error.
+fn errs(site: &Site, version: &str, n: u32) {
+    site.write("run.sh", "exec python3 errs.py $PORT\n");
+    site.write(
+        "errs.py",
+        &format!(
+            "import http.server, itertools, sys\n\
+             count = itertools.count(1)\n\
+             class Errs(http.server.SimpleHTTPRequestHandler):\n\
+             \x20   def __init__(self, *args): super().__init__(*args, directory='www')\n\
+             \x20   def do_GET(self):\n\
+             \x20       if self.path == '/' and next(count) % {n} == 0: return self.send_error(500)\n\
+             \x20       super().do_GET()\n\
+             http.server.ThreadingHTTPServer(('127.0.0.1', int(sys.argv[1])), Errs).serve_forever()\n"
+        ),
+    );
+    site.version(version);
+    site.push(version);
+}
+
+/// No check asks for what its visitors find.
+#[test]
+fn a_version_with_more_errors_than_the_one_before_is_taken_back() {
+    let site = comparing();
+    live(&site, &["one"]);
+    let load = Load::on(site.port);
+    errs(&site, "erring", 3);
+    let ended = site.deploy(4);
+    assert_eq!((&ended["status"], &ended["failed_stage"]), (&json!("rolled_back"), &json!("smoke")), "{ended:#}");
+    let why = ended["error"].as_str().unwrap();
+    assert!(why.contains("the one before had 0.0 % errors (0 of ") && why.contains("`max_error_rate`"), "{why}");
+    is_live(&site, 1);
+    site.expect_page("one");
+    load.goes_on();
+    let failures = load.end().failures;
+    assert!(!failures.is_empty() && failures.iter().all(|failure| failure.contains("500")), "{failures:?}");
+}
+
+#[test]
+fn a_version_with_as_many_errors_as_the_one_before_stays() {
+    let site = comparing();
+    errs(&site, "one", 3);
+    site.deploy(0);
+    let load = Load::on(site.port);
+    errs(&site, "two", 3);
+    let ended = site.deploy(0);
+    is_live(&site, 2);
+    let shown = site.show(2);
+    let smoke = shown["stages"].as_array().unwrap().iter().find(|stage| stage["name"] == "smoke").unwrap();
+    for side in ["old", "new"] {
+        let seen = &smoke["output"]["errors"][side];
+        assert!(seen["requests"].as_u64() >= Some(20) && seen["errors"].as_u64() > Some(0), "{side}: {shown:#}");
+    }
+    assert!(site.log_of(&ended).contains("the new version has "), "{shown:#}");
+    drop(load);
+}
+
 #[test]
 fn requests_wait_while_versions_replace_each_other() {
     let site = holding(Site::process());
@@ -392,9 +454,17 @@ fn visitors_get_a_maintenance_page_until_it_is_over() {
         (&json!(true), &json!("maintenance"), &Value::Null, &json!("production")),
         "{again:#}"
     );
+    // Deployments go on behind it, and so do ways back.
+    site.version("three");
+    site.push("three");
+    site.deploy(0);
+    site.write("run.sh", "exit 1\n");
+    site.push("dead");
+    site.deploy(3);
+    assert_eq!(page().status, 503);
     let over = site.refit(&["maintenance", "off", "--format", "json"]).expect(0).json();
     assert_eq!((&over["maintenance"], &over["state"]), (&json!(false), &json!("serving")), "{over:#}");
-    site.expect_page("two");
-    is_live(&site, 2);
+    site.expect_page("three");
+    is_live(&site, 3);
     assert!(site.refit(&["maintenance", "off"]).expect(0).stdout.contains("visitors get the app again"));
 }

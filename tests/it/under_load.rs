@@ -1,6 +1,8 @@
 //! The proof end to end: deployments, forced rollbacks, restarts with hold, daemons that are killed and gates that are replaced, all under constant load
 //! on containers. No request fails, every POST arrives once, and every answer is of a version that was live when its request began.
 
+#![expect(clippy::print_stdout, reason = "the figures are what these tests are for")]
+
 use std::{collections::HashMap, fs, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::json;

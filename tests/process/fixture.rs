@@ -243,7 +243,7 @@ fn environment(command: &str) -> Environment {
         },
         migrate: None,
         start: start(command),
-        smoke: Smoke { checks: Vec::new(), bake: second, interval: second, timeout: second },
+        smoke: Smoke { checks: Vec::new(), bake: second, interval: second, timeout: second, max_error_rate: None },
         rollback: Rollback { automatic: true, keep: 1 },
     }
 }

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use errors::Watch;
 use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step, start::Previous, within};
@@ -16,6 +17,8 @@ use crate::{
     },
     runtime::{Instance, InstanceState, Job},
 };
+
+mod errors;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Input {
@@ -31,6 +34,9 @@ pub struct Output {
     /// How long it was watched, and how many rounds of checks that were.
     pub bake_ms: u64,
     pub rounds: u32,
+    /// What the gate counted, where `max_error_rate` is set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub errors: Option<errors::Compared>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -47,21 +53,23 @@ pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
 
 pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     let (smoke, instance) = (&step.environment.smoke, &input.instance);
+    let mut watch = Watch::begin(step, &input).await;
     let checks = while_it_runs(step, instance, once(step, instance)).await?;
     let began = Instant::now();
-    let rounds =
-        while_it_runs(step, instance, bake(step, instance, began)).await.map_err(|failure| match failure.kind {
-            FailureKind::Cancelled => failure,
-            _ => StageFailure {
-                message: format!("{} ({:.1} s into the bake time)", failure.message, began.elapsed().as_secs_f64()),
-                ..failure
-            },
-        })?;
+    let work = bake(step, instance, began, watch.as_mut());
+    let rounds = while_it_runs(step, instance, work).await.map_err(|failure| match failure.kind {
+        FailureKind::Cancelled => failure,
+        _ => StageFailure {
+            message: format!("{} ({:.1} s into the bake time)", failure.message, began.elapsed().as_secs_f64()),
+            ..failure
+        },
+    })?;
     let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
+    let errors = watch.and_then(|watch| watch.end(step));
     if let Some(previous) = &input.beside {
         retire(step, previous).await;
     }
-    Done::new(&Output { checks, bake_ms, rounds: rounds + 1 })
+    Done::new(&Output { checks, bake_ms, rounds: rounds + 1, errors })
 }
 
 /// Lets the version that was replaced finish what it had begun, and stops it. The new one is live and good: trouble here is a line in the log.
@@ -98,7 +106,12 @@ pub(super) async fn directly(step: &Step, instance: &Instance) -> Result<(), Sta
 }
 
 /// The rounds after the first one; how many there were.
-async fn bake(step: &Step, instance: &Instance, began: Instant) -> Result<u32, StageFailure> {
+async fn bake(
+    step: &Step,
+    instance: &Instance,
+    began: Instant,
+    mut watch: Option<&mut Watch>,
+) -> Result<u32, StageFailure> {
     let smoke = &step.environment.smoke;
     let mut rounds = 0;
     while began.elapsed() < smoke.bake {
@@ -109,10 +122,16 @@ async fn bake(step: &Step, instance: &Instance, began: Instant) -> Result<u32, S
         }
         within(smoke.timeout, "a round of smoke checks", &step.job.cancel, async |cancel| {
             let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
-            round(&step, instance, checks::Way::Public, false).await
+            round(&step, instance, way(&step, instance).await, false).await
         })
         .await?;
         rounds += 1;
+        if let Some(watch) = &mut watch
+            && let Err(failure) = watch.look(step).await
+        {
+            quote(step, instance).await;
+            return Err(failure);
+        }
     }
     Ok(rounds)
 }
@@ -157,9 +176,20 @@ pub(in crate::pipeline) async fn once(step: &Step, instance: &Instance) -> Resul
     let limit = step.environment.smoke.timeout;
     within(limit, "the first round of smoke checks", &step.job.cancel, async |cancel| {
         let step = Step { job: Job { log: step.job.log.clone(), cancel }, ..step.clone() };
-        round(&step, instance, checks::Way::Public, true).await
+        round(&step, instance, way(&step, instance).await, true).await
     })
     .await
+}
+
+/// As users come, unless the gate turns them all away on purpose: its page would say nothing of the app.
+async fn way(step: &Step, instance: &Instance) -> checks::Way {
+    if step.environment.start.gate.is_none() || !traffic::in_maintenance(&step.world, &step.environment.key).await {
+        return checks::Way::Public;
+    }
+    match step.world.runtime(&step.environment).inspect(instance).await {
+        Ok(InstanceState::Running { address: Some(address), .. }) => checks::Way::Direct(address),
+        _ => checks::Way::Public,
+    }
 }
 
 /// One pass over the instance's state and every check.

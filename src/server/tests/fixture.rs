@@ -154,7 +154,7 @@ fn environment_of(app: &str, environment: &str, branch: &str) -> Environment {
                 settle: minute,
             },
         },
-        smoke: Smoke { checks: Vec::new(), bake: minute, interval: minute, timeout: minute },
+        smoke: Smoke { checks: Vec::new(), bake: minute, interval: minute, timeout: minute, max_error_rate: None },
         rollback: Rollback { automatic: true, keep: 1 },
     }
 }

@@ -300,7 +300,7 @@ fn environment(app: &str) -> Environment {
         },
         migrate: None,
         start,
-        smoke: Smoke { checks: Vec::new(), bake: SECOND, interval: SECOND, timeout: SECOND },
+        smoke: Smoke { checks: Vec::new(), bake: SECOND, interval: SECOND, timeout: SECOND, max_error_rate: None },
         rollback: Rollback { automatic: true, keep: 1 },
     }
 }
