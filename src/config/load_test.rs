@@ -607,7 +607,7 @@ fn error_rates_are_shares_and_need_the_gate_and_a_bake() {
         let rate = config.apps[0].environments[0].smoke.max_error_rate.unwrap();
         assert!((rate - expected).abs() < 1e-9, "{text}: {rate}");
     }
-    let errors = with("", "max_error_rate = 0.1").errors();
+    let errors = with("[start]\nstrategy = 'recreate'\n", "max_error_rate = 0.1").errors();
     assert!(errors.contains("only the gate counts errors"), "{errors}");
     let errors = with(gate, "max_error_rate = 0.1\nbake = '0s'").errors();
     assert!(errors.contains("errors are compared during the bake, and there is none"), "{errors}");
