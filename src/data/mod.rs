@@ -60,7 +60,7 @@ pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
-    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, SetContext, SetRelease, TableRows, Verified,
+    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, RolesFile, SetContext, SetRelease, TableRows, Verified,
     read_manifest, verify_checksums,
 };
 pub use restore::{
@@ -237,7 +237,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
         report.parts.clear();
         return Ok(report);
     }
-    report.bytes = report.parts.iter().map(|p| p.bytes).sum();
+    report.bytes = report.parts.iter().map(Part::size).sum();
     let manifest = Manifest::new(&request, created_at, &report);
     manifest.write(set.dir())?;
     let name = set.keep();

@@ -101,6 +101,7 @@ pub(super) fn part(backup: &Backup, kind: PartKind, source: PartSource, made: (W
         compression: Some(backup.compression),
         tables: Vec::new(),
         tree: Some(tree),
+        roles: None,
         tool: "tar (pax)".to_owned(),
         server: None,
         duration_ms: 0,
