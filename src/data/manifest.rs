@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{BackupReport, DataError, PartFailure, SetRequest, Tree, VERIFICATION};
+use super::{BackupReport, DataError, PartFailure, SetRequest, Tree, VERIFICATION, progress::ReadMeter};
 use crate::{
     config::Compression,
     model::{CommitId, DeploymentId, EnvironmentKey, Name},
@@ -329,10 +329,19 @@ pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
 /// # Errors
 /// As [`read_manifest`]; [`DataError::Damaged`] with every file that is missing or not what was written.
 pub fn verify_checksums(set_dir: &Path) -> Result<Verified, DataError> {
-    let manifest = read_manifest(set_dir)?;
+    checksums(set_dir, &read_manifest(set_dir)?, &ReadMeter::default(), &CancellationToken::new())
+}
+
+/// The same, told how far it is and when to give up.
+pub(super) fn checksums(
+    set_dir: &Path,
+    manifest: &Manifest,
+    meter: &ReadMeter,
+    cancel: &CancellationToken,
+) -> Result<Verified, DataError> {
     let mut problems = Vec::new();
     for part in &manifest.parts {
-        problems.extend(problem(set_dir, part, &CancellationToken::new())?);
+        problems.extend(problem(set_dir, part, meter, cancel)?);
     }
     if !problems.is_empty() {
         return Err(DataError::Damaged { set: set_dir.to_owned(), problems });
@@ -344,12 +353,17 @@ pub fn verify_checksums(set_dir: &Path) -> Result<Verified, DataError> {
 ///
 /// # Errors
 /// Only [`DataError::Cancelled`].
-pub(super) fn problem(set_dir: &Path, part: &Part, cancel: &CancellationToken) -> Result<Option<String>, DataError> {
-    let found = part.files().find_map(|file| problem_of(set_dir, file, cancel));
+pub(super) fn problem(
+    set_dir: &Path,
+    part: &Part,
+    meter: &ReadMeter,
+    cancel: &CancellationToken,
+) -> Result<Option<String>, DataError> {
+    let found = part.files().find_map(|file| problem_of(set_dir, file, meter, cancel));
     if cancel.is_cancelled() { Err(DataError::Cancelled) } else { Ok(found) }
 }
 
-fn problem_of(set_dir: &Path, file: PartFile<'_>, cancel: &CancellationToken) -> Option<String> {
+fn problem_of(set_dir: &Path, file: PartFile<'_>, meter: &ReadMeter, cancel: &CancellationToken) -> Option<String> {
     let read = || -> io::Result<(u64, String)> {
         let mut file = open_plain(&set_dir.join(file.name))?;
         let mut hash = Sha256::new();
@@ -361,6 +375,7 @@ fn problem_of(set_dir: &Path, file: PartFile<'_>, cancel: &CancellationToken) ->
                 return Ok((bytes, hex::encode(hash.finalize())));
             }
             bytes += n as u64;
+            meter.add(n);
             hash.update(&chunk[..n]);
         }
     };

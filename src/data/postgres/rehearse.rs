@@ -157,7 +157,7 @@ const TABLES: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catal
 async fn make_database(client: &Client<'_>, stored: Stored<'_>, job: &Job) -> Result<(), DataError> {
     let source = &stored.part.source;
     if let Some(file) = &stored.part.roles {
-        roles::make(client, stored.set, file, job).await?;
+        roles::make(client, &stored.set, file, job).await?;
     }
     let there = client.ask("SELECT pg_catalog.to_json(rolname) FROM pg_catalog.pg_roles;\n", job).await?;
     let roles = source.roles.iter().filter(|role| !role.starts_with("pg_"));

@@ -139,7 +139,7 @@ fn hint(file: &str, source: &BackupSource) -> String {
 /// Whether the file can be used; for people.
 pub(super) fn look(stored: Stored<'_>) -> Option<Check> {
     let file = stored.part.roles.as_ref()?;
-    Some(match read(stored.set, file) {
+    Some(match read(&stored.set, file) {
         Ok(found) => {
             let with = if file.passwords { "with" } else { "without" };
             Check::good("roles", format!("{}, {with} their passwords", found.roles.len()))

@@ -17,10 +17,7 @@
 //! until it is done, which they would have to anyway; and the locks it takes are as many as there are tables
 //! (`max_locks_per_transaction` times `max_connections`, 6,400 by default).
 
-use std::{
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -37,6 +34,7 @@ use crate::{
             roles,
             script::Script,
         },
+        progress::SetDir,
         unpack::PartReader,
     },
     model::EnvironmentKey,
@@ -64,7 +62,7 @@ pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Load
 
 async fn roles_and_data(work: &Work<'_>, client: &Client<'_>, gate: Gate) -> Result<Loaded, DataError> {
     let made = match &work.part.roles {
-        Some(file) => roles::make(client, work.set, file, work.job).await?,
+        Some(file) => roles::make(client, &work.set, file, work.job).await?,
         None => roles::Made::default(),
     };
     made.notes.iter().for_each(|note| work.job.log.line(format!("warning: {note}")));
@@ -121,7 +119,7 @@ const PSQL: [&str; 6] =
 /// A dump on its way into a database.
 pub(in crate::data) struct Loading<'a> {
     pub part: &'a Part,
-    pub set: &'a Path,
+    pub set: SetDir<'a>,
     pub client: &'a Client<'a>,
     /// The database is emptied first.
     pub clear: bool,
