@@ -14,6 +14,7 @@ use refit::{
 };
 
 use super::rig::Rig;
+use crate::support::processes_of;
 
 /// What the store says.
 struct Store {
@@ -67,11 +68,35 @@ fn look(rig: &Rig) -> Vec<String> {
     if page.as_deref() != rig.page_of(&live.commit) {
         found.push(format!("deployment {} is live, and the public page says {page:?}", live.deployment));
     }
+    traffic(rig, live, &mut found);
     containers(rig, &store, live, &mut found);
     images(rig, &store, live, &mut found);
     ledger(rig, &store, &mut found);
     found.extend(super::files::strangers(rig, &store.kept, &store.all));
     found
+}
+
+/// Where there is a gate, it gives what is live its requests, holds none, and is the only one.
+fn traffic(rig: &Rig, live: &Release, found: &mut Vec<String>) {
+    if !rig.state.join("gate").exists() {
+        return;
+    }
+    let gates = processes_of(rig.site.path(), "gate");
+    if gates.len() != 1 {
+        found.push(format!("the gates are the processes {gates:?}"));
+    }
+    let asked = rig.site.refit(&["gate", "status", "--format", "json"]);
+    if asked.code != 0 {
+        return found.push(format!("the gate does not answer: {asked:?}"));
+    }
+    let status = asked.json();
+    let [route] = status["routes"].as_array().map_or(&[][..], Vec::as_slice) else {
+        return found.push(format!("the gate's routes are {:#}", status["routes"]));
+    };
+    let side = route["live"]["id"].as_str();
+    if side != Some(live.deployment.to_string().as_str()) || route["state"] != "serving" {
+        found.push(format!("deployment {} is live, and the gate serves {side:?}: {}", live.deployment, route["state"]));
+    }
 }
 
 /// The containers are those of the kept releases, and the live one alone runs.
