@@ -80,7 +80,7 @@ async fn route(status: &GateStatus, name: &str) -> Finding {
         RouteState::Maintenance => Finding::warn(
             check,
             "is in maintenance: visitors get a page that says so",
-            format!("`refit gate maintenance {name} off`"),
+            "`refit maintenance off` ends it",
         ),
         RouteState::Held => Finding::warn(check, "requests are held", format!("`refit gate resume {name}`")),
         _ => Finding::ok(check, format!("{} goes to deployment {} on {}", route.listen, live.id, live.upstream)),

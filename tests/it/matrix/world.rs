@@ -37,12 +37,15 @@ impl Store {
     }
 }
 
-/// What is wrong; looked at again for a moment, because a daemon tidies up after an end was told.
+/// How long after the begin of a daemon the last of its clearing may be: that of builds which the engine went on with.
+const TIDY: Duration = Duration::from_secs(20);
+
+/// What is wrong; looked at again for a while, because a daemon tidies up after an end was told.
 pub fn violations(rig: &Rig) -> Vec<String> {
     let began = Instant::now();
     loop {
         let found = look(rig);
-        if found.is_empty() || began.elapsed() > Duration::from_secs(5) {
+        if found.is_empty() || began.elapsed() > TIDY {
             return found;
         }
         thread::sleep(Duration::from_millis(50));
