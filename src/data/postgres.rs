@@ -45,6 +45,7 @@ pub(super) mod client;
 mod rehearse;
 pub(super) mod roles;
 pub(super) mod script;
+pub(super) mod splice;
 
 use archive::Archive;
 use client::{Client, Url};

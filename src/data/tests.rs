@@ -313,8 +313,8 @@ async fn a_manifest_cannot_point_out_of_its_directory() {
             "{name}: {found}"
         );
     }
-    std::fs::write(set.join(MANIFEST), r#"{"version": 3, "news": true}"#).unwrap();
-    assert!(read_manifest(&set).unwrap_err().to_string().contains("version 3"));
+    std::fs::write(set.join(MANIFEST), r#"{"version": 4, "news": true}"#).unwrap();
+    assert!(read_manifest(&set).unwrap_err().to_string().contains("version 4"));
 }
 
 /// As a Refit of version 0.1.0 wrote it.

@@ -84,6 +84,21 @@ pub(in crate::data) struct Archive {
     table: Option<String>,
     rows: Rows,
     inflate: Option<Decompress>,
+    /// Rows are skipped: neither unpacked nor counted.
+    outline: bool,
+}
+
+/// What goes by.
+#[derive(Debug)]
+pub(super) enum Seen<'a> {
+    /// As it stands in the archive: all but the rows of tables.
+    Other(&'a [u8]),
+    /// The beginning of a block of rows, as it stands there; and how its chunks are written.
+    Begin { block: &'a [u8], int_size: usize, packed: bool },
+    /// Rows, unpacked.
+    Rows(&'a [u8]),
+    /// The end of that block, as it stands there.
+    End(&'a [u8]),
 }
 
 /// The error is for people.
@@ -103,17 +118,40 @@ impl Default for Archive {
             table: None,
             rows: Rows::default(),
             inflate: None,
+            outline: false,
         }
     }
 }
 
 impl Archive {
+    /// One that skips the rows of tables.
+    pub fn outline() -> Self {
+        Self { outline: true, ..Self::default() }
+    }
+
     pub fn take(&mut self, bytes: &[u8]) -> Parsed<()> {
+        self.follow(bytes, &mut |_| {})
+    }
+
+    /// Tells what it takes. Of a format or a compression that is not read here, everything is something else.
+    pub fn follow(&mut self, bytes: &[u8], to: &mut dyn FnMut(Seen<'_>)) -> Parsed<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.extend_from_slice(bytes);
         let mut used = 0;
-        while let Some(n) = self.step(&buffer[used..])? {
+        loop {
+            let (before, in_rows) = (self.at, self.in_rows());
+            let Some(n) = self.step(&buffer[used..], to)? else { break };
+            let taken = &buffer[used..used + n];
             used += n;
+            match before {
+                At::Block if self.in_rows() => {
+                    let packed = self.compressed == Compressed::Zlib;
+                    to(Seen::Begin { block: taken, int_size: self.int_size, packed });
+                }
+                At::Chunk { blob: false } if in_rows && self.at == At::Block => to(Seen::End(taken)),
+                At::Chunk { blob: false } | At::Body { blob: false, .. } if in_rows => {}
+                _ => to(Seen::Other(taken)),
+            }
         }
         buffer.drain(..used);
         if buffer.len() > LONGEST_ENTRY {
@@ -136,15 +174,20 @@ impl Archive {
         }
     }
 
+    /// Whether what comes next are the rows of a table, which can be read here.
+    fn in_rows(&self) -> bool {
+        self.table.is_some() && self.compressed != Compressed::Unknown
+    }
+
     /// Takes one thing off the front: how many bytes; `None` where it is not all there yet.
-    fn step(&mut self, bytes: &[u8]) -> Parsed<Option<usize>> {
+    fn step(&mut self, bytes: &[u8], to: &mut dyn FnMut(Seen<'_>)) -> Parsed<Option<usize>> {
         if bytes.is_empty() {
             return Ok(None);
         }
         if let At::Body { left, blob } = self.at {
             let n = left.min(bytes.len());
             if !blob {
-                self.body(&bytes[..n])?;
+                self.body(&bytes[..n], to)?;
             }
             self.at = if n == left { At::Chunk { blob } } else { At::Body { left: left - n, blob } };
             return Ok(Some(n));
@@ -282,12 +325,13 @@ impl Archive {
         Ok(Some(()))
     }
 
-    fn body(&mut self, bytes: &[u8]) -> Parsed<()> {
-        if self.table.is_none() || self.compressed == Compressed::Unknown {
+    fn body(&mut self, bytes: &[u8], to: &mut dyn FnMut(Seen<'_>)) -> Parsed<()> {
+        if self.outline || !self.in_rows() {
             return Ok(());
         }
         let Some(inflate) = &mut self.inflate else {
             count(&mut self.rows, bytes);
+            to(Seen::Rows(bytes));
             return Ok(());
         };
         let mut piece = Vec::with_capacity(PIECE);
@@ -300,6 +344,7 @@ impl Archive {
             let used = usize::try_from(inflate.total_in() - before).unwrap_or(rest.len());
             rest = &rest[used..];
             count(&mut self.rows, &piece);
+            to(Seen::Rows(&piece));
             if status == Status::StreamEnd || (rest.is_empty() && piece.len() < PIECE) {
                 return Ok(());
             }
@@ -311,7 +356,7 @@ impl Archive {
 
     fn end_of_table(&mut self) -> Parsed<()> {
         let Some(name) = self.table.take() else { return Ok(()) };
-        if self.compressed == Compressed::Unknown {
+        if self.compressed == Compressed::Unknown || self.outline {
             return Ok(());
         }
         if !self.rows.ended {

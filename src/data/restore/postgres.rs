@@ -2,8 +2,8 @@
 //!
 //! `psql` in the database's own container, as the configured user, reads one stream that Refit makes up: `BEGIN`; `clear.sql`, which empties the
 //! database; the dump, past [`Script`], which lets nothing through but SQL and data; a question whose answer tells that everything before it
-//! was done; and, when the gate has opened, `COMMIT`. A
-//! dump in the custom format is turned into SQL on the way by `pg_restore` in the same container. Nothing is written to a disk in
+//! was done; and, when the gate has opened, `COMMIT`. Of a
+//! dump in the custom format `pg_restore` in the same container makes SQL on the way, of all but the rows (`data/postgres/splice.rs`). Nothing is written to a disk in
 //! between, and no shell is involved.
 //!
 //! Not `psql --single-transaction`: that commits at the end of its input, and the input of a `psql` whose Refit was killed ends early. Here an
@@ -17,10 +17,14 @@
 //! until it is done, which they would have to anyway; and the locks it takes are as many as there are tables
 //! (`max_locks_per_transaction` times `max_connections`, 6,400 by default).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
+use memchr::memmem::Finder;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWriteExt, DuplexStream},
     sync::watch,
 };
 
@@ -33,6 +37,7 @@ use crate::{
             client::{Client, succeeded},
             roles,
             script::Script,
+            splice::{Outline, TableRowsReader},
         },
         progress::SetDir,
         unpack::PartReader,
@@ -48,7 +53,7 @@ mod listener;
 const CLEAR: &str = include_str!("clear.sql");
 
 /// Bytes on the way between two ends.
-const PIPE: usize = 64 * 1024;
+const PIPE: usize = 128 * 1024;
 
 /// A line of `psql`'s output that is longer is not one of those that are looked for, in bytes.
 const LONGEST_LINE: usize = 256;
@@ -141,7 +146,8 @@ impl Loading<'_> {
         let (exec, container) = (self.client.exec(), self.client.container());
         let mut psql = Box::pin(exec.exec_through(container, &command, &env, &mut reader, &mut sink, &job));
         let mut feeding = Box::pin(async {
-            let mut feed = Feed { loading: self, writer, script: Script::new(fence.is_none()), job: &job };
+            let script = Script::new(fence.is_none());
+            let mut feed = Feed { loading: self, writer, script, passed: Vec::with_capacity(PIPE), job: &job };
             feed.run(fence.as_deref(), &mark, &mut listened, gate).await
         });
         let ended = tokio::select! {
@@ -201,6 +207,8 @@ struct Feed<'a> {
     loading: &'a Loading<'a>,
     writer: DuplexStream,
     script: Script,
+    /// What of the last piece passed; kept for its room.
+    passed: Vec<u8>,
     job: &'a Job,
 }
 
@@ -219,10 +227,12 @@ impl Feed<'_> {
         if self.loading.clear {
             self.say(CLEAR).await?;
         }
-        let reader = PartReader::open(self.loading.set, self.loading.part)?;
         match self.loading.part.format {
-            PartFormat::Plain => self.pass_on(reader).await?.finish().await?,
-            PartFormat::Custom => self.convert(reader).await?,
+            PartFormat::Plain => {
+                let reader = PartReader::open(self.loading.set, self.loading.part)?;
+                self.pass_on(reader).await?.finish().await?;
+            }
+            PartFormat::Custom => self.convert().await?,
             PartFormat::Database | PartFormat::Tar | PartFormat::Output => {
                 return Err(DataError::dump("it is no dump of a PostgreSQL database"));
             }
@@ -253,35 +263,94 @@ impl Feed<'_> {
     }
 
     /// Of the dump, what `psql` may read.
-    async fn pass_on<R: tokio::io::AsyncRead + Unpin>(&mut self, mut from: R) -> Result<R, DataError> {
-        let (mut chunk, mut passed) = (vec![0; PIPE], Vec::with_capacity(PIPE));
+    async fn pass_on<R: AsyncRead + Unpin>(&mut self, mut from: R) -> Result<R, DataError> {
+        let mut chunk = vec![0; PIPE];
         loop {
             let n = from.read(&mut chunk).await.map_err(|e| DataError::dump(e.to_string()))?;
             if n == 0 {
                 return Ok(from);
             }
-            passed.clear();
-            let taken = self.script.take(&chunk[..n], &mut passed);
-            taken.map_err(|refused| DataError::dump(refused.to_string()))?;
-            self.write(&passed).await?;
+            self.sift(&chunk[..n]).await?;
         }
     }
 
-    /// Through `pg_restore`, which connects to nothing: it reads the archive and prints SQL.
-    async fn convert(&mut self, mut reader: PartReader) -> Result<(), DataError> {
+    async fn sift(&mut self, dump: &[u8]) -> Result<(), DataError> {
+        let mut passed = std::mem::take(&mut self.passed);
+        passed.clear();
+        let taken = self.script.take(dump, &mut passed);
+        taken.map_err(|refused| DataError::dump(refused.to_string()))?;
+        let written = self.write(&passed).await;
+        self.passed = passed;
+        written
+    }
+
+    /// Through `pg_restore`, which connects to nothing: it reads the archive's outline and prints SQL, and the rows are put in here.
+    async fn convert(&mut self) -> Result<(), DataError> {
+        let Loading { part, set, client, .. } = *self.loading;
         let command = ["pg_restore".to_owned(), "--file=-".to_owned()];
+        let mark = random()?;
+        let (outline_in, mut outline_out) = tokio::io::duplex(PIPE);
         let (mut sql_in, sql_out) = tokio::io::duplex(PIPE);
-        let (client, job) = (self.loading.client, self.job);
-        let (exec, container) = (client.exec(), client.container());
-        let converting = async {
-            let ended = exec.exec_through(container, &command, &[], &mut reader, &mut sql_in, job).await;
-            drop(sql_in);
+        // Only the reading of the rows counts, which takes the time.
+        let uncounted = Arc::default();
+        let outlined = PartReader::open(SetDir { meter: &uncounted, ..set }, part)?;
+        let rows = TableRowsReader::new(PartReader::open(set, part)?);
+        let job = self.job;
+        let converting = async move {
+            let (exec, container) = (client.exec(), client.container());
+            let ended = exec.exec_through(container, &command, &[], &mut outline_out, &mut sql_in, job).await;
             succeeded("pg_restore", &ended?)
         };
-        let (converted, passed) = tokio::join!(converting, self.pass_on(sql_out));
-        // What was refused is the cause of `pg_restore`'s complaint that nobody reads on.
-        passed?;
-        converted?;
-        reader.finish().await
+        let outlining = outline(outlined, Outline::new(&mark), outline_in);
+        let (converted, outlined, spliced) = tokio::join!(converting, outlining, self.splice(sql_out, rows, &mark));
+        // What was refused is the cause of `pg_restore`'s complaint that nobody reads on; and what the archive lacks, of its complaint about that.
+        spliced?;
+        outlined?;
+        converted
     }
+
+    /// Puts the rows of each table in the place of its mark.
+    async fn splice(&mut self, mut from: DuplexStream, mut rows: TableRowsReader, mark: &str) -> Result<(), DataError> {
+        let finder = Finder::new(mark.as_bytes());
+        let (mut chunk, mut held) = (vec![0; PIPE], Vec::new());
+        loop {
+            let n = from.read(&mut chunk).await.map_err(|e| DataError::dump(e.to_string()))?;
+            held.extend_from_slice(&chunk[..n]);
+            while let Some(at) = finder.find(&held) {
+                let Some(end) = memchr::memchr(b'\n', &held[at..]) else { break };
+                let number = str::from_utf8(&held[at + mark.len()..at + end]).ok().and_then(|n| n.strip_prefix('-'));
+                let number = number.and_then(|number| number.parse::<u64>().ok());
+                let number =
+                    number.ok_or_else(|| DataError::dump("`pg_restore` printed what was not in the archive"))?;
+                self.sift(&held[..at]).await?;
+                while let Some(rows) = rows.next(number).await? {
+                    self.sift(&rows).await?;
+                }
+                held.drain(..=at + end);
+            }
+            if n == 0 {
+                self.sift(&held).await?;
+                return rows.finish().await;
+            }
+            // A mark may have begun.
+            let safe = finder.find(&held).unwrap_or_else(|| held.len().saturating_sub(mark.len()));
+            self.sift(&held[..safe]).await?;
+            held.drain(..safe);
+        }
+    }
+}
+
+/// Writes the outline, and reads the archive to its end whether or not anybody reads all of that.
+async fn outline(mut from: PartReader, mut outline: Outline, mut to: DuplexStream) -> Result<(), DataError> {
+    let (mut chunk, mut out) = (vec![0; PIPE], Vec::new());
+    loop {
+        let n = from.read(&mut chunk).await.map_err(|e| DataError::dump(e.to_string()))?;
+        out.clear();
+        outline.take(&chunk[..n], &mut out).map_err(DataError::dump)?;
+        if n == 0 || to.write_all(&out).await.is_err() {
+            break;
+        }
+    }
+    drop(to);
+    from.finish().await
 }

@@ -281,6 +281,32 @@ async fn a_hostile_dump_runs_nothing_and_changes_nothing() {
     assert_eq!(scene.db.psql("postgres", "SELECT convert_from(lo_get(77), 'UTF8')"), "large");
 }
 
+/// The rows of an archive do not pass `pg_restore`, but they pass what everything passes.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_an_archive_that_are_more_than_rows_run_nothing() {
+    const ROW: &str = "a row that says nothing of interest";
+    let scene = Scene::new().await;
+    scene.db.psql("postgres", &format!("CREATE TABLE said AS SELECT '{ROW}' AS t"));
+    let source = postgres_in(&scene.db.0, "postgres", PostgresFormat::Custom);
+    let source = Backup { compression: Compression::None, ..backup("said", source) };
+    let set = set_of(scene.dir.path(), std::slice::from_ref(&source)).await;
+    let file = set.join(&read_manifest(&set).unwrap().parts[0].file);
+    let whole = std::fs::read(&file).unwrap();
+    let at = memchr::memmem::find(&whole, ROW.as_bytes()).unwrap();
+    for hostile in ["\\.\n\\! touch /tmp/owned\n", "\\.\nCOMMIT AND CHAIN;\n", "x\0y"] {
+        let mut forged = whole.clone();
+        let row = format!("{hostile}{}", "-".repeat(ROW.len() - hostile.len()));
+        forged[at..at + ROW.len()].copy_from_slice(row.as_bytes());
+        std::fs::write(&file, &forged).unwrap();
+        forge(&set, |m| m.parts[0].sha256 = hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&forged)));
+        let ended = put_back(&environment(vec![source.clone()]), &set, Some(&engine()), &job()).await;
+        let error = ended.unwrap_err().to_string();
+        assert!(error.contains("the dump is refused at line ") && error.ends_with("; no data was changed"), "{error}");
+        assert_eq!(scene.rows(), OLD, "{error}");
+        assert!(scene.db.exec(&["sh", "-c", "! test -e /tmp/owned"]).status.success(), "{error}");
+    }
+}
+
 /// Large objects come between `BEGIN;` and `COMMIT;` in a dump: what fails after them must not find them committed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dump_with_large_objects_that_fails_at_its_end_changes_nothing() {
