@@ -191,7 +191,14 @@ pub struct Verified {
 impl Manifest {
     pub(super) fn new(request: &SetRequest<'_>, created_at: Timestamp, report: &BackupReport) -> Self {
         let EnvironmentKey { app, environment } = request.environment.key.clone();
-        let warnings = report.failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
+        let left_out = request.environment.backups.iter().filter(|backup| !request.wants(backup));
+        let left_out = left_out.map(|backup| PartFailure {
+            name: backup.name.to_string(),
+            error: "it was left out when the set was asked for".to_owned(),
+            required: false,
+        });
+        let failures: Vec<PartFailure> = report.failures.iter().cloned().chain(left_out).collect();
+        let warnings = failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
         Self {
             version: VERSION,
             app,
@@ -204,8 +211,8 @@ impl Manifest {
             schema: request.context.schema.clone(),
             by: request.context.by.clone(),
             parts: report.parts.clone(),
-            failures: report.failures.clone(),
             warnings: warnings.collect(),
+            failures,
             refit: env!("CARGO_PKG_VERSION").to_owned(),
             checksum: String::new(),
         }

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Backup, Environment},
-    model::{CommitId, DeploymentId, EnvironmentKey},
+    model::{CommitId, DeploymentId, EnvironmentKey, Name},
     runtime::{Job, RuntimeError},
 };
 
@@ -159,6 +159,8 @@ impl From<RuntimeError> for DataError {
 #[derive(Debug, Clone, Copy)]
 pub struct SetRequest<'a> {
     pub environment: &'a Environment,
+    /// Only these parts; all where empty. The set says that the others are missing, so that retention keeps their last copy.
+    pub parts: &'a [Name],
     /// None for a backup by hand.
     pub deployment: Option<DeploymentId>,
     /// The commit that is about to be deployed.
@@ -167,6 +169,12 @@ pub struct SetRequest<'a> {
     pub reason: &'a str,
     pub backups_dir: &'a Path,
     pub context: &'a SetContext,
+}
+
+impl SetRequest<'_> {
+    fn wants(&self, backup: &Backup) -> bool {
+        self.parts.is_empty() || self.parts.contains(&backup.name)
+    }
 }
 
 /// What came of it.
@@ -212,7 +220,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
     let created_at = Timestamp::now();
     let usual = retention::last_sizes(request.backups_dir, &environment.key);
     let set = layout::NewSet::create(request.backups_dir, &environment.key, created_at)?;
-    for backup in &environment.backups {
+    for backup in environment.backups.iter().filter(|backup| request.wants(backup)) {
         if job.cancel.is_cancelled() {
             return Err(DataError::Cancelled);
         }

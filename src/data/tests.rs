@@ -136,6 +136,7 @@ async fn take(
     let commit = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
     let request = SetRequest {
         environment: &environment,
+        parts: &[],
         deployment: Some(DeploymentId(7)),
         commit: Some(&commit),
         reason: "before deployment 7",

@@ -116,7 +116,7 @@ impl Hands<'_> {
         if present.backups.is_empty() {
             return Ok(None);
         }
-        let report = self.take(&present, &format!("before {} is restored", chosen.summary.name)).await?;
+        let report = self.take(&present, &[], &format!("before {} is restored", chosen.summary.name)).await?;
         if report.set.is_some() && report.failures.is_empty() || wish.force {
             return Ok(report.set);
         }

@@ -402,6 +402,7 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
         let engine = engine();
         let request = SetRequest {
             environment: &environment,
+            parts: &[],
             deployment: None,
             commit: None,
             reason: "test",

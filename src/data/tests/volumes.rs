@@ -97,6 +97,7 @@ impl World {
         let environment = environment(vec![source.clone()]);
         let request = SetRequest {
             environment: &environment,
+            parts: &[],
             deployment: None,
             commit: None,
             reason: "a test",

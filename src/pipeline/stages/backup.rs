@@ -169,6 +169,7 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
     let context = context(&step.world, &environment.key, Some(step.deployment)).await;
     let request = SetRequest {
         environment,
+        parts: &[],
         deployment: Some(step.deployment),
         commit: Some(commit),
         reason,
