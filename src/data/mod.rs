@@ -47,9 +47,11 @@ mod retention;
 mod sqlite;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod tree;
 mod trust;
 mod unpack;
+mod url;
 mod verify;
 mod volume;
 

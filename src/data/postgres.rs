@@ -63,7 +63,7 @@ impl Kind for Postgres {
                 format!("PostgreSQL database `{database}` in container `{container}`")
             }
             BackupSource::PostgresUrl { url, .. } => match Url::parse(url) {
-                Ok(url) => format!("PostgreSQL database `{}` at {}", url.database, url.server()),
+                Ok(url) => format!("PostgreSQL database `{}` at {}", url.database(), url.server()),
                 Err(_) => "a PostgreSQL database".to_owned(),
             },
             _ => String::new(),
@@ -295,7 +295,7 @@ async fn describe(source: &BackupSource, client: &Client<'_>, job: &Job) -> Part
         }
         BackupSource::PostgresUrl { url, .. } => {
             let url = Url::parse(url).ok();
-            described.database = url.as_ref().map(|url| url.database.clone());
+            described.database = url.as_ref().map(|url| url.database().to_owned());
             described.server = url.map(|url| url.server());
         }
         _ => {}

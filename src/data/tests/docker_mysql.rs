@@ -13,6 +13,7 @@ use super::{
 
 mod kill;
 mod refuse;
+mod url;
 
 /// `guest` needs a password, `root` none; and nothing here has to survive a power cut.
 const START: &str = r"
