@@ -42,9 +42,11 @@ mod manifest;
 mod mysql;
 mod part;
 mod postgres;
+mod present;
 mod restore;
 mod retention;
 mod sqlite;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod tools;
@@ -65,6 +67,7 @@ pub use manifest::{
     MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, SetContext, SetRelease, TableRows, Verified,
     read_manifest, verify_checksums,
 };
+pub use present::present;
 pub use restore::{
     Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
 };
@@ -73,6 +76,7 @@ pub use retention::{
     which_set,
 };
 pub use sqlite::make_example_database;
+pub use sweep::sweep_leftovers;
 pub use tree::Tree;
 pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{

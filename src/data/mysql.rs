@@ -89,6 +89,20 @@ impl Kind for Mysql {
         rehearse::rehearse(stored, reach, job).await
     }
 
+    async fn sweep(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        let database = database_of(&backup.source)?;
+        let server = Server::find(&backup.source, key, reach, job).await?;
+        let settled = restore::settle(&database, &server, job).await;
+        server.close(job).await;
+        settled
+    }
+
     async fn exists(
         &self,
         backup: &Backup,

@@ -85,6 +85,16 @@ impl Kind for Postgres {
         restore::postgres::restore(work, gate).await
     }
 
+    async fn exists(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<bool, DataError> {
+        restore::postgres::exists(&backup.source, key, reach, job).await
+    }
+
     async fn ask(
         &self,
         backup: &Backup,

@@ -27,6 +27,8 @@ use crate::{
 
 mod command;
 mod damage;
+mod docker_killed;
+mod docker_missing;
 mod docker_mysql;
 mod docker_verify;
 mod hostile;

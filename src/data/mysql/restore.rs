@@ -94,21 +94,22 @@ pub(super) async fn exists(server: &Server<'_>, database: &str, job: &Job) -> Re
 }
 
 /// Finishes what a restore that was killed had begun, if there was one.
-pub(super) async fn settle(database: &str, server: &Server<'_>, job: &Job) -> Result<(), DataError> {
+pub(super) async fn settle(database: &str, server: &Server<'_>, job: &Job) -> Result<Option<String>, DataError> {
     let names = Names::of(database)?;
-    tell(swap::settle(server, &names, job).await?, &names, job);
-    Ok(())
+    Ok(tell(swap::settle(server, &names, job).await?, &names, job))
 }
 
-fn tell(settled: Settled, names: &Names, job: &Job) {
+/// Logs it, and gives it back.
+fn tell(settled: Settled, names: &Names, job: &Job) -> Option<String> {
     let live = &names.live;
     let what = match settled {
-        Settled::Nothing => return,
+        Settled::Nothing => return None,
         Settled::Discarded => format!("removed what an interrupted restore had left beside `{live}`"),
         Settled::Back => format!("an interrupted restore of `{live}` was undone: it is as it was before"),
         Settled::Forward => format!("an interrupted restore of `{live}` was finished"),
     };
-    job.log.line(what);
+    job.log.line(&what);
+    Some(what)
 }
 
 /// How the live database's default character set is put back after the dump's own `ALTER DATABASE`. None: there is no such database.

@@ -40,8 +40,10 @@ use crate::{
 };
 
 use listener::{Heard, Listener};
+pub(in crate::data) use missing::exists;
 
 mod listener;
+mod missing;
 
 const CLEAR: &str = include_str!("clear.sql");
 
@@ -53,9 +55,18 @@ const LONGEST_LINE: usize = 256;
 
 pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
     let client = Client::open(&work.backup.source, work.key, work.reach, "refit restore").await?;
-    let loading = Loading { part: work.part, set: work.set, client: &client, clear: true, job: work.job };
-    let loaded = loading.run(Some(gate)).await;
+    let made = missing::make(work).await;
+    let loaded = match &made {
+        Ok(_) => {
+            let loading = Loading { part: work.part, set: work.set, client: &client, clear: true, job: work.job };
+            loading.run(Some(gate)).await
+        }
+        Err(_) => Ok(Loaded::default()),
+    };
     client.close(work.job).await;
+    if made? && loaded.is_err() {
+        missing::unmake(work).await;
+    }
     loaded
 }
 

@@ -112,6 +112,11 @@ async fn before_data_goes_back(
     without_backup: bool,
 ) -> Result<Output, StageFailure> {
     let reason = format!("before {restore} is put back");
+    let present = data::present(&step.environment, step.world.runtimes.reach(), &step.job).await;
+    if present.backups.is_empty() {
+        return Ok(Output::default());
+    }
+    let step = &Step { environment: Arc::new(present), ..step.clone() };
     let taken = take(step, commit, &reason, &[restore.to_owned()]).await;
     match taken {
         Ok(output) if output.set.is_some() && output.failures.is_empty() => Ok(output),
