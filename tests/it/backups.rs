@@ -154,6 +154,37 @@ fn what_is_needed_is_never_deleted_or_pruned() {
 }
 
 #[test]
+fn a_set_of_one_part_says_what_it_lacks_and_costs_that_no_copy() {
+    let (site, database) = with_guests(Site::process());
+    also(&site, &database, "keep = 1\nkeep_days = 0");
+    let path = site.path().join("other.db");
+    sql(&path, "create table t(x)");
+    let place = path.display();
+    let site =
+        site.with(&format!("[[backup]]\nname = \"other\"\nkind = \"sqlite\"\npath = \"{place}\"\nrequired = true\n"));
+    let whole = create(&site)["set"].as_str().unwrap().to_owned();
+    // What is left out is not even looked at.
+    fs::rename(&path, path.with_extension("away")).unwrap();
+    let part = ["backup", "create", "--part", "app", "--format", "json"];
+    for _ in 0..3 {
+        let created = site.refit(&part).expect(0).json();
+        assert_eq!((created["parts"].as_array().unwrap().len(), &created["failures"]), (1, &json!([])), "{created:#}");
+    }
+    let all = backups(&site, &[]);
+    assert_eq!((&all[0]["parts"], &all[0]["missing"]), (&json!(["app"]), &json!(["other"])), "{all:#?}");
+    assert!(names(&all).iter().any(|name| whole.ends_with(name)), "the only copy of `other` is kept: {all:#?}");
+    let refused = site.refit(&["backup", "delete", &whole, "--yes"]).expect(1).stderr;
+    assert!(refused.contains("newest good copy of `other`"), "{refused}");
+    let page = site.refit(&["backup", "show", "latest"]).expect(0).stdout;
+    assert!(page.contains("left out"), "{page}");
+    let count = backups(&site, &[]).len();
+    let unknown = site.refit(&["backup", "create", "--part", "app", "--part", "nothing"]).expect(64).stderr;
+    assert!(unknown.contains("no [[backup]] named `nothing`") && unknown.contains("it has app, other"), "{unknown}");
+    site.refit(&["backup", "create", "--part", "../app"]).expect(64);
+    assert_eq!(backups(&site, &[]).len(), count, "nothing was taken");
+}
+
+#[test]
 fn what_retention_removed_is_in_the_report() {
     let (site, database) = with_guests(Site::process());
     also(&site, &database, "keep = 1\nkeep_days = 0");

@@ -33,7 +33,8 @@ enum Ended {
 
 pub async fn create(context: &Context, args: CreateArgs) -> Result<u8> {
     let key = key(context, &args.target)?;
-    let verb = BackupVerb::Create { reason: args.reason };
+    let parts = parts(&args.parts, "`refit check` lists the [[backup]]s")?;
+    let verb = BackupVerb::Create { reason: args.reason, parts };
     let Ended::Here(BackupUpdate::Created(created)) = act(context, &key, verb, args.no_wait).await? else {
         return Err(misunderstood());
     };
@@ -130,8 +131,7 @@ fn verified_text(report: &VerifyReport, paint: Paint) -> String {
 pub async fn restore(context: &Context, mut args: RestoreArgs) -> Result<u8> {
     let set = place(&args.set, &mut args.target);
     let key = key(context, &args.target)?;
-    let parts = args.parts.iter().map(|part| part.parse::<Name>()).collect::<std::result::Result<Vec<_>, _>>();
-    let parts = parts.map_err(|error| CliError::usage(error.to_string(), "`refit backup show SET` lists its parts"))?;
+    let parts = parts(&args.parts, "`refit backup show SET` lists its parts")?;
     let config = context.config_to_read()?;
     let entry = find(entries(context, &config, &key).await?, &key, &set)?;
     if !args.yes {
@@ -265,6 +265,11 @@ fn confirm_by_name(context: &Context, key: &EnvironmentKey) -> Result<()> {
         hint: Some(format!("type `{name}`, or give --yes where nobody can answer")),
         code: exit::USAGE,
     })
+}
+
+fn parts(given: &[String], hint: &str) -> Result<Vec<Name>> {
+    let names = given.iter().map(|part| part.parse()).collect::<std::result::Result<_, _>>();
+    names.map_err(|error: crate::model::InvalidValue| CliError::usage(error.to_string(), hint))
 }
 
 fn key(context: &Context, target: &TargetArgs) -> Result<EnvironmentKey> {
