@@ -154,6 +154,9 @@ pub struct RestoreArgs {
     /// Go on though the data as it is now cannot be backed up
     #[arg(long)]
     pub force: bool,
+    /// Hand it to the daemon and return at once, where a version is live; else it is waited for
+    #[arg(long)]
+    pub detach: bool,
     /// Exit with 75 instead of waiting if a deployment holds the environment
     #[arg(long)]
     pub no_wait: bool,
