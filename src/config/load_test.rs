@@ -636,7 +636,10 @@ fn only_versions_that_run_side_by_side_are_kept_warm() {
     let errors = with("[start]\nkeep_warm = '10m'\nstrategy = 'recreate'\ngate = true\n").errors();
     assert!(errors.contains("with the strategy `recreate` the old version stops before"), "{errors}");
     let errors = with("[start]\nkeep_warm = '10m'\nvolumes = ['./d:/d']\n").errors();
-    assert!(errors.contains("`recreate` (writes to the volume ") && errors.contains("leave `keep_warm` out"), "{errors}");
+    assert!(
+        errors.contains("`recreate` (writes to the volume ") && errors.contains("leave `keep_warm` out"),
+        "{errors}"
+    );
     // One environment of several may have its own word.
     let both = "[start]\nkeep_warm = '10m'\n[environments.dev]\nbranch = 'dev'\n[environments.dev.start]\nkeep_warm = '0s'\nstrategy = 'recreate'\n";
     assert_eq!(with(both).config().apps[0].environments.len(), 2);
