@@ -84,27 +84,42 @@ pub(super) async fn stop(step: &Step, except: Option<DeploymentId>) -> Result<()
     Ok(())
 }
 
-/// Stops what was kept warm if its time is over. `Ok(None)`: nothing to do now. `Ok(Some(warm))`: that one does not run any more.
+/// What a look at an environment has found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing is kept warm, or nothing that has not been stopped already.
+    Nothing,
+    /// Its time is not over.
+    Until(Timestamp),
+    /// Its time is over, and it is let be for now.
+    Spared,
+    /// It does not run any more.
+    Stopped(Warm),
+}
+
+/// Stops what an environment keeps warm if its time is over. `done`: what an earlier call has stopped. The error is for people.
 ///
-/// It is let be while a rollback goes to it, and as long as nothing better runs or a person is needed, like everything that runs
+/// It is let be while a rollback goes to it, and as long as the live version does not run or a person is needed: nothing that runs is taken down then
 /// (see [`orphans`](super::orphans)).
-pub async fn cool(world: &World, environment: &Environment, done: Option<&Warm>) -> Result<Option<Warm>, String> {
+pub async fn cool(world: &World, environment: &Environment, done: Option<&Warm>) -> Result<Found, String> {
     let key = &environment.key;
-    let over = |warm: &Warm| !warm.is_in_time() && done != Some(warm);
-    let due = world.registry.warm(key).await.map_err(|error| error.to_string())?.filter(over);
-    let Some(due) = due else { return Ok(None) };
+    let warm = world.registry.warm(key).await.map_err(|error| error.to_string())?;
+    let Some(warm) = warm.filter(|warm| done != Some(warm)) else { return Ok(Found::Nothing) };
+    if warm.is_in_time() {
+        return Ok(Found::Until(warm.until));
+    }
     let _turn = world.cooling.turn(key).await;
     // Asked only now: a rollback that is not seen here waits for this turn before it starts anything.
-    if spared(world, key, &due).await? {
-        return Ok(None);
+    if spared(world, key, &warm).await? {
+        return Ok(Found::Spared);
     }
-    let runtime = world.runtimes.of(due.runtime);
-    let trouble = |error: RuntimeError| format!("deployment {} cannot be stopped: {error}", due.deployment);
-    if runs(runtime.as_ref(), &due.instance).await.map_err(trouble)? {
-        runtime.stop(&due.instance, environment.start.stop_timeout).await.map_err(trouble)?;
-        tracing::info!(environment = %key, deployment = due.deployment.0, "was kept warm, and its time is over: stopped");
+    let runtime = world.runtimes.of(warm.runtime);
+    let trouble = |error: RuntimeError| format!("deployment {} cannot be stopped: {error}", warm.deployment);
+    if runs(runtime.as_ref(), &warm.instance).await.map_err(trouble)? {
+        runtime.stop(&warm.instance, environment.start.stop_timeout).await.map_err(trouble)?;
+        tracing::info!(environment = %key, deployment = warm.deployment.0, "was kept warm, and its time is over: stopped");
     }
-    Ok(Some(due))
+    Ok(Found::Stopped(warm))
 }
 
 async fn spared(world: &World, key: &EnvironmentKey, warm: &Warm) -> Result<bool, String> {

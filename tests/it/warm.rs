@@ -102,7 +102,7 @@ fn going_back_to_a_warm_version_starts_nothing() {
     // A way back that is not warm makes room as well.
     back(&site, "1");
     assert_eq!((runs(two), supervisors(&site)), (false, 2));
-    assert_eq!(warm(&site)["deployment"], json!(3));
+    assert_eq!(warm(&site)["deployment"], json!(5));
     nobody_saw(load);
 }
 
