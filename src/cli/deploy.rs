@@ -23,7 +23,7 @@ pub async fn run(context: &Context, args: DeployArgs) -> Result<u8> {
     let request = DeployRequest {
         app: args.target.app,
         environment: args.target.env,
-        reference: args.commit.or(args.reference),
+        reference: args.revision.named().map(str::to_owned),
         trigger: trigger(TriggerKind::Cli),
         no_wait: args.act.no_wait,
     };

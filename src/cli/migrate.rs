@@ -3,7 +3,7 @@
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    args::{Format, MigrateActArgs, MigrateCommand, MigrateFilesArgs, MigrateStatusArgs},
+    args::{Format, MigrateActArgs, MigrateCommand, MigrateStatusArgs},
     context::Context,
     error::{CliError, Result, exit},
     hands::Interrupts,
@@ -27,16 +27,12 @@ async fn status(context: &Context, args: &MigrateStatusArgs) -> Result<u8> {
     let config = context.config_to_read()?;
     let key = config.environment(args.files.target.app.as_deref(), args.files.target.env.as_deref())?.key.clone();
     let observer = Observer::new(config, None, &context.options()?)?;
-    let found = Box::pin(observer.migrations(&key, reference(&args.files))).await?;
+    let found = Box::pin(observer.migrations(&key, args.files.revision.named())).await?;
     match args.format.format {
         Format::Json => context.print_json(&found)?,
         Format::Table => context.print(&page(&found, context.paint, context.width))?,
     }
     Ok(exit::OK)
-}
-
-fn reference(args: &MigrateFilesArgs) -> Option<&str> {
-    args.commit.as_deref().or(args.reference.as_deref())
 }
 
 async fn act(context: &Context, args: &MigrateActArgs, verb: MigrateVerb) -> Result<u8> {
@@ -46,8 +42,12 @@ async fn act(context: &Context, args: &MigrateActArgs, verb: MigrateVerb) -> Res
         confirm(context, key.environment.as_str(), &key.to_string())?;
     }
     let observer = Observer::new(config, None, &context.options()?)?;
-    let request =
-        MigrateRequest { key, verb, reference: reference(&args.files).map(str::to_owned), backup: !args.no_backup };
+    let request = MigrateRequest {
+        key,
+        verb,
+        reference: args.files.revision.named().map(str::to_owned),
+        backup: !args.no_backup,
+    };
     let cancel = CancellationToken::new();
     let mut interrupts = Interrupts::listen()?;
     let mut say = |line: &str| context.say(line);

@@ -205,7 +205,7 @@ impl Hands<'_> {
         if let Some(set) = &report.set {
             let path = world.config.server.backups_dir.join(set);
             verified = match data::verify_new(&self.environment, &path, world.runtimes.reach(), &self.job).await? {
-                Some(found) => Some(rehearsed::keep(world, &self.environment.key, &path, found).await?),
+                Some(found) => Some(rehearsed::keep(world, &self.environment.key, &path, found, false).await?),
                 None => None,
             };
         }

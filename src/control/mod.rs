@@ -330,6 +330,9 @@ impl Control {
         recover::recover(&world).await?;
         // After a reboot the engine starts its containers by itself; supervised processes wait for us, and so does what was stopped.
         let untidy = orphans::settle_all(&world, daemon).await;
+        if daemon {
+            traffic::renew(&world).await;
+        }
         for environment in world.config.environments() {
             traffic::settle(&world, environment).await?;
         }

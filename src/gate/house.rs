@@ -23,6 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    build::Build,
     front::{self, Door, Floor},
     predecessors::{Load, Predecessors},
     state::{self, KeptRoute, State},
@@ -56,12 +57,19 @@ pub(super) struct Gate {
     state_file: PathBuf,
     kept: AtomicBool,
     started: Timestamp,
+    build: Option<Build>,
+    by_daemon: bool,
     pub(super) predecessors: Predecessors,
 }
 
 impl Gate {
-    /// A gate that serves nothing yet. `leave` is the sender behind the floor's `leaving`.
-    pub(super) fn new(floor: Arc<Floor>, leave: watch::Sender<bool>, state_file: PathBuf) -> Self {
+    /// A gate that serves nothing yet. `leave` is the sender behind the floor's `leaving`; the last is what it says of itself.
+    pub(super) fn new(
+        floor: Arc<Floor>,
+        leave: watch::Sender<bool>,
+        state_file: PathBuf,
+        (build, by_daemon): (Option<Build>, bool),
+    ) -> Self {
         Self {
             floor,
             leave,
@@ -72,6 +80,8 @@ impl Gate {
             state_file,
             kept: AtomicBool::new(true),
             started: Timestamp::now(),
+            build,
+            by_daemon,
             predecessors: Predecessors::default(),
         }
     }
@@ -432,6 +442,8 @@ impl Gate {
         let wanted = routes.values().filter(|route| name.is_none_or(|name| route.name == name));
         GateStatus {
             program: env!("CARGO_PKG_VERSION").to_owned(),
+            build: self.build.clone(),
+            by_daemon: self.by_daemon,
             pid: std::process::id(),
             started_at: self.started.to_string(),
             connections: self.floor.connections.now(),

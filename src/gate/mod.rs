@@ -9,10 +9,12 @@
 //! - `upgrade` connects for requests that ask for another protocol, such as WebSockets.
 //! - `hold` is where requests wait while the app is away, `pages` what the gate answers by itself, `forward` what the app is told about its client.
 //! - `house` carries out the verbs that `control` reads; `state` keeps what must outlive the process.
+//! - `keeper` starts a gate for the daemon and replaces one of another `build`.
 //! - `handover` lets a new gate take the sockets of an old one; `predecessors` is what the new one knows of those that are still finishing.
 //!
 //! Only this room uses pingora.
 
+pub mod build;
 pub mod client;
 mod control;
 mod counters;
@@ -46,6 +48,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch, time};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use build::Build;
 pub use client::{Client, ClientError};
 pub use forward::Network;
 pub use state::StateError;
@@ -67,6 +70,10 @@ pub struct Settings {
     pub socket: PathBuf,
     /// Take the place of the gate that serves this state directory, if there is one.
     pub take_over: bool,
+    /// The file that this process runs, for whoever asks.
+    pub build: Option<Build>,
+    /// Whether the daemon started it, and so may replace it by a newer one.
+    pub by_daemon: bool,
     /// Whose `X-Forwarded-…` headers are believed.
     pub trusted: Vec<Network>,
     /// Client connections at once; fewer where the system allows fewer open files.
@@ -83,6 +90,8 @@ impl Settings {
             state_dir,
             socket,
             take_over: false,
+            build: None,
+            by_daemon: false,
             trusted: Network::LOOPBACK.to_vec(),
             max_connections: 8192,
             linger: Duration::from_secs(3600),
@@ -138,7 +147,8 @@ pub async fn run(settings: Settings, stop: CancellationToken, ready: impl FnOnce
         throttle: Throttle::default(),
     });
     let state_file = settings.state_dir.join("gate.json");
-    let gate = Arc::new(Gate::new(floor.clone(), leave, state_file.clone()));
+    let gate =
+        Arc::new(Gate::new(floor.clone(), leave, state_file.clone(), (settings.build.clone(), settings.by_daemon)));
     let control = start(&settings, &gate, &state_file).await?;
     let (left, closed) = (control.left.clone(), control.closed.clone());
     tokio::spawn(control.serve());

@@ -14,6 +14,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use super::build::Build;
+
 /// The version of this protocol.
 pub const VERSION: u32 = 1;
 
@@ -360,7 +362,14 @@ impl Drained {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GateStatus {
+    /// The program's version.
     pub program: String,
+    /// The program's file, as it was when the gate started. None: of a gate that does not tell.
+    #[serde(default)]
+    pub build: Option<Build>,
+    /// Whether the daemon started it, and replaces it when refit was updated.
+    #[serde(default)]
+    pub by_daemon: bool,
     pub pid: u32,
     /// RFC 3339, UTC.
     pub started_at: String,

@@ -34,7 +34,7 @@ impl Courier {
                 self.registry().message_sending(row.id).await?;
                 self.post.reach(WHAT, "intent").await;
                 let text = words(found, &self.post.config.redactor);
-                let manner = Manner { silent: found.good, reply_to: None, buttons: &[] };
+                let manner = Manner { silent: !found.rings(), reply_to: None, buttons: &[] };
                 let Some(Ok(client)) = &mut self.client else { return Ok(Next::More) };
                 let verdict = client.send(&text, manner).await;
                 if matches!(verdict, Verdict::Accepted(_)) {

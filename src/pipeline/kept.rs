@@ -133,8 +133,10 @@ pub fn environment(world: &World, today: &Environment, deployment: DeploymentId)
 
 /// Whether a release is served by the gate; as configured now, where what it kept cannot be read.
 pub fn is_behind_gate(state_dir: &Path, today: &Environment, deployment: DeploymentId) -> bool {
-    let kept = load(&place(state_dir, &today.key, deployment).join(FILE));
-    kept.ok().and_then(|kept| kept.settings).map_or(today.start.gate, |settings| settings.start.gate).is_some()
+    match load(&place(state_dir, &today.key, deployment).join(FILE)) {
+        Ok(kept) => kept.settings.is_some_and(|settings| settings.start.gate.is_some()),
+        Err(_) => today.start.gate.is_some(),
+    }
 }
 
 /// Forgets what a release kept, and the states of rollbacks that are about it.
@@ -167,5 +169,14 @@ mod tests {
         assert_eq!((first.start.env["A"].as_str(), first.port), ("b", Some(8000)));
         let ours = read(&serde_json::to_string(&Kept::of(today)).unwrap());
         assert!(ours.start.side_by_side());
+
+        let behind_gate = || is_behind_gate(dir.path(), today, DeploymentId(1));
+        assert!(behind_gate(), "nothing is kept: as configured now");
+        let release = place(dir.path(), &today.key, DeploymentId(1));
+        std::fs::create_dir_all(&release).unwrap();
+        std::fs::write(release.join(FILE), r#"{"env":{},"secrets":{},"version":1}"#).unwrap();
+        assert!(!behind_gate());
+        std::fs::write(release.join(FILE), serde_json::to_vec(&Kept::of(today)).unwrap()).unwrap();
+        assert!(behind_gate());
     }
 }

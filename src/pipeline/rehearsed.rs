@@ -12,7 +12,7 @@ use crate::{
     registry::Rehearsed,
 };
 
-/// Keeps a result, and has people told of it if it is news.
+/// Keeps a result, and has people told of it if it is news. `in_report`: the report of a deployment that fails because of it tells it as well.
 ///
 /// # Errors
 /// As [`data::keep_verification`]. A message that cannot be written is logged only.
@@ -21,9 +21,11 @@ pub async fn keep(
     key: &EnvironmentKey,
     set: &Path,
     report: VerifyReport,
+    in_report: bool,
 ) -> Result<VerifyReport, DataError> {
     if report.depth == Depth::Restore && (!report.ok || everything_was_restored(world, key, &report)) {
-        let found = Rehearsed::new(key.clone(), report.set.clone(), report.ok, report.problems.clone());
+        let (set, problems) = (report.set.clone(), report.problems.clone());
+        let found = Rehearsed::new(key.clone(), set, report.ok, problems).in_report(in_report);
         let news = world.registry.rehearsed(&found).await;
         world.faults.reach("rehearsal:told").await;
         match news {

@@ -13,7 +13,7 @@ use crate::{
     config::{BehindGate, Environment, RuntimeKind},
     gate::{
         client::ClientError,
-        keeper::KeeperError,
+        keeper::{KeeperError, Renewal},
         wire::{DrainBounds, ErrorCode, HoldBounds, RouteSpec, RouteState, RouteStatus, Side},
     },
     model::{DeploymentId, EnvironmentKey},
@@ -130,6 +130,24 @@ pub async fn drain(
         }
         Err(error) if matches!(error.code(), Some(ErrorCode::UnknownRoute | ErrorCode::UnknownSide)) => Ok(()),
         Err(error) => Err(error.into()),
+    }
+}
+
+/// Replaces a gate that the daemon started before refit was updated. One that cannot be replaced goes on serving; that is logged, and `refit doctor`
+/// tells it.
+pub async fn renew(world: &World) {
+    match world.gate.renew().await {
+        Ok(Renewal::Needless) => {}
+        Ok(Renewal::Replaced { old, new }) => {
+            tracing::info!("the gate, process {old}, ran another build of refit: process {new} has taken its place");
+        }
+        Ok(Renewal::NotOurs { pid }) => tracing::warn!(
+            "the gate, process {pid}, runs another build of refit and was not started by the daemon: restart it with `--take-over`"
+        ),
+        Err(error) => {
+            let log = world.gate.log_path();
+            tracing::error!(%error, log = %log.display(), "the gate runs another build of refit and could not be replaced; it goes on serving");
+        }
     }
 }
 

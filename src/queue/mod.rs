@@ -19,6 +19,7 @@ use std::{
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
     task::JoinSet,
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -28,7 +29,9 @@ use crate::{
     pipeline::{
         World,
         journal::{Event, Phase},
-        orphans, outcome, recover, run, traffic,
+        orphans, outcome, recover, run,
+        stages::build,
+        traffic,
     },
     registry::{Delivery, End, Entry, Facts, Receipt, RegistryError},
 };
@@ -47,6 +50,9 @@ const RECOVERY_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Between two looks at an environment whose runtime could not be asked when this process began.
 const TIDY_PAUSE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// After the begin of a daemon. The engine may end the step of a build whose client was killed, after recovery looked for what it left.
+const BUILDS_PAUSE: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Between two looks at whether the gate serves what is live.
 const GATE_PAUSE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -221,16 +227,28 @@ struct Worker {
 impl Worker {
     async fn work(self, mut commands: mpsc::UnboundedReceiver<Command>, mut untidy: bool) {
         let mut behind_gate = self.daemon && self.settle_gate().await;
+        let mut builds = self.daemon;
+        let builds_due = Instant::now() + BUILDS_PAUSE;
+        // Points in time, not pauses: a pause that begins anew with each turn of the loop is never over beside a shorter one.
+        let mut tidy_due = Instant::now() + TIDY_PAUSE;
+        let mut gate_due = Instant::now() + GATE_PAUSE;
         loop {
             let command = tokio::select! {
                 () = self.closing.cancelled() => return,
                 command = commands.recv() => command,
-                () = tokio::time::sleep(TIDY_PAUSE), if untidy => {
+                () = sleep_until(tidy_due), if untidy => {
                     untidy = !self.tidy().await;
+                    tidy_due = Instant::now() + TIDY_PAUSE;
                     continue;
                 }
-                () = tokio::time::sleep(GATE_PAUSE), if behind_gate => {
+                () = sleep_until(builds_due), if builds => {
+                    builds = false;
+                    self.clear_builds().await;
+                    continue;
+                }
+                () = sleep_until(gate_due), if behind_gate => {
                     self.settle_gate().await;
+                    gate_due = Instant::now() + GATE_PAUSE;
                     continue;
                 }
             };
@@ -256,6 +274,12 @@ impl Worker {
                 tracing::error!(environment = %self.environment.key, %error, "what is live cannot be read");
                 true
             }
+        }
+    }
+
+    async fn clear_builds(&self) {
+        if let Err(why) = build::clear(&self.world, &self.environment, None).await {
+            tracing::debug!(environment = %self.environment.key, why, "what builds left could not be removed");
         }
     }
 

@@ -78,7 +78,7 @@ async fn rehearse(
         Err(DataError::Cancelled) => return Ok(()),
         found => found?,
     };
-    let report = rehearsed::keep(world, &environment.key, &set.path, report).await?;
+    let report = rehearsed::keep(world, &environment.key, &set.path, report, false).await?;
     match report.ok {
         true => tracing::info!(environment = %environment.key, set = set.name, "the backup was rehearsed and is good"),
         false => tracing::error!(

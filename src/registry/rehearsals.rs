@@ -24,11 +24,24 @@ pub struct Rehearsed {
     pub good: bool,
     /// For people: what is wrong, each with the part's name.
     pub problems: Vec<String>,
+    /// A deployment fails because of it: its report rings, and once is enough.
+    #[serde(default)]
+    in_report: bool,
 }
 
 impl Rehearsed {
     pub fn new(key: EnvironmentKey, set: String, good: bool, problems: Vec<String>) -> Self {
-        Self { version: VERSION, key, set, good, problems }
+        Self { version: VERSION, key, set, good, problems, in_report: false }
+    }
+
+    /// The same, told by the report of a deployment too, if `told`.
+    pub fn in_report(self, told: bool) -> Self {
+        Self { in_report: told, ..self }
+    }
+
+    /// Whether a person is to hear it.
+    pub fn rings(&self) -> bool {
+        !self.good && !self.in_report
     }
 }
 

@@ -15,5 +15,6 @@ mod handover;
 mod load;
 mod routes;
 mod support;
+mod upgrade;
 mod visitors;
 mod waiting;

@@ -18,6 +18,11 @@ pub use crate::connection::{Body, Connection, Reply, get, post};
 #[path = "../it/support/ports.rs"]
 mod ports;
 
+/// On this machine, and nobody's.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], ports::free_port()))
+}
+
 /// Long enough for a loaded machine; nothing waits this long unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -45,7 +50,7 @@ impl Gates {
     /// None runs yet.
     pub fn nowhere(args: &[&str]) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let public = SocketAddr::from(([127, 0, 0, 1], ports::free_port()));
+        let public = free_address();
         Self { dir, running: Vec::new(), public, args: args.iter().map(|arg| (*arg).to_owned()).collect() }
     }
 

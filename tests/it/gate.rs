@@ -468,3 +468,68 @@ fn visitors_get_a_maintenance_page_until_it_is_over() {
     is_live(&site, 3);
     assert!(site.refit(&["maintenance", "off"]).expect(0).stdout.contains("visitors get the app again"));
 }
+
+/// `refit` as it was before an update: the same program, but another file.
+fn older(site: &Site, args: &[&str]) -> std::process::Command {
+    let file = site.path().join("older-refit");
+    if !file.exists() {
+        std::fs::copy(env!("CARGO_BIN_EXE_refit"), &file).unwrap();
+    }
+    let usual = site.refit_command(args);
+    let mut older = std::process::Command::new(file);
+    older.current_dir(site.path()).args(usual.get_args()).env_clear().stdin(std::process::Stdio::null());
+    older.envs(usual.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    older
+}
+
+/// A site whose live version is behind a gate of an older build.
+fn before_an_update() -> Site {
+    let site = behind_gate(Site::process());
+    site.version("one");
+    site.push("one");
+    assert!(older(&site, &["deploy"]).status().unwrap().success());
+    site.expect_page("one");
+    site
+}
+
+#[test]
+fn an_updated_daemon_replaces_the_gate_and_nobody_sees() {
+    let mut site = before_an_update();
+    let (before, load) = (status(&site), Load::on(site.port));
+    assert_eq!(told(&site)[0], ("gate".to_owned(), "warn".to_owned()));
+    site.serve();
+    let after = status(&site);
+    assert!(after["pid"] != before["pid"] && after["build"] != before["build"], "{before:#} {after:#}");
+    assert_eq!(told(&site)[0], ("gate".to_owned(), "ok".to_owned()));
+    site.wait_for_log("has taken its place");
+    load.goes_on();
+    poll(|| (status(&site)["predecessors"] == json!([])).then_some(())).expect("the old one finishes");
+    live(&site, &["two"]);
+    is_live(&site, 2);
+
+    site.stop_daemon();
+    site.serve();
+    assert_eq!(status(&site)["pid"], after["pid"], "it is of this build");
+    load.goes_on();
+    nobody_saw(load);
+}
+
+/// As a unit of its own, for example.
+#[test]
+fn an_updated_daemon_leaves_a_gate_alone_that_it_did_not_start() {
+    let mut site = before_an_update();
+    let dir = site.path().join(".refit/gate").display().to_string();
+    let mut unit = older(&site, &["gate", "--take-over", "--state-dir", &dir]).spawn().unwrap();
+    let is_unit = || status(&site)["pid"] == json!(unit.id());
+    poll(|| is_unit().then_some(())).expect("it takes over");
+    let doctor = site.refit(&["doctor"]);
+    assert!(doctor.stdout.contains("another build of refit") && doctor.stdout.contains("--take-over"), "{doctor:?}");
+    site.serve();
+    site.wait_for_log("was not started by the daemon");
+    assert_eq!(status(&site)["pid"], json!(unit.id()));
+    live(&site, &["two"]);
+    is_live(&site, 2);
+    assert_eq!(told(&site)[0].1, "warn");
+    unit.kill().unwrap();
+    unit.wait().unwrap();
+}

@@ -39,6 +39,23 @@ pub struct TargetArgs {
     pub env: Option<String>,
 }
 
+/// Which commit is meant, where it is not the newest of the environment's branch.
+#[derive(Debug, Args)]
+pub struct RevisionArgs {
+    /// A commit, in full or its beginning
+    #[arg(long, value_name = "SHA", conflicts_with = "reference")]
+    commit: Option<String>,
+    /// A branch or tag; by default the environment's branch
+    #[arg(long = "ref", value_name = "REF")]
+    reference: Option<String>,
+}
+
+impl RevisionArgs {
+    pub fn named(&self) -> Option<&str> {
+        self.commit.as_deref().or(self.reference.as_deref())
+    }
+}
+
 /// How an acting command behaves.
 #[derive(Debug, Args)]
 pub struct ActArgs {
@@ -129,12 +146,8 @@ pub struct SetupArgs {
 pub struct DeployArgs {
     #[command(flatten)]
     pub target: TargetArgs,
-    /// A commit, in full or its beginning
-    #[arg(long, value_name = "SHA", conflicts_with = "reference")]
-    pub commit: Option<String>,
-    /// A branch or tag
-    #[arg(long = "ref", value_name = "REF")]
-    pub reference: Option<String>,
+    #[command(flatten)]
+    pub revision: RevisionArgs,
     #[command(flatten)]
     pub act: ActArgs,
 }
@@ -406,12 +419,8 @@ pub enum MigrateCommand {
 pub struct MigrateFilesArgs {
     #[command(flatten)]
     pub target: TargetArgs,
-    /// The files of this commit, in full or its beginning
-    #[arg(long, value_name = "SHA", conflicts_with = "reference")]
-    pub commit: Option<String>,
-    /// The files of this branch or tag; by default of the environment's branch
-    #[arg(long = "ref", value_name = "REF")]
-    pub reference: Option<String>,
+    #[command(flatten)]
+    pub revision: RevisionArgs,
 }
 
 #[derive(Debug, Args)]

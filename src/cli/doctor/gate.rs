@@ -1,6 +1,6 @@
-//! The gate, where a live version is behind it: that it answers, that it is of this release, and that what it sends requests to is there.
+//! The gate, where a live version is behind it: that it answers, that it runs this program, and that what it sends requests to is there.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use tokio::{net::TcpStream, time::timeout};
 
@@ -9,6 +9,7 @@ use crate::{
     config::Config,
     control::EnvironmentStatus,
     gate::{
+        Build,
         keeper::Keeper,
         wire::{GateStatus, RouteState},
     },
@@ -19,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 const RESTART: &str = "restart the daemon: it starts the gate, and makes the routes, where they are missing";
 
-pub async fn check(config: &Config, all: &[EnvironmentStatus]) -> Vec<Finding> {
+pub async fn check(config: &Config, program: &Path, all: &[EnvironmentStatus]) -> Vec<Finding> {
     let behind: Vec<String> = all.iter().filter(|s| s.gate.is_some()).map(|s| s.key.to_string()).collect();
     if behind.is_empty() {
         return vec![Finding::ok("gate", "not needed: nothing live is behind it")];
@@ -34,19 +35,30 @@ pub async fn check(config: &Config, all: &[EnvironmentStatus]) -> Vec<Finding> {
         Ok(Err(error)) => return vec![Finding::fail("gate", error.to_string(), error.hint())],
         Err(_) => return vec![Finding::fail("gate", format!("does not answer within {PATIENCE:?}"), RESTART)],
     };
-    let mut findings = vec![version(&status, env!("CARGO_PKG_VERSION"))];
+    let mut findings = vec![version(&status, Build::of(program).as_ref(), &keeper)];
     for name in &behind {
         findings.push(route(&status, name).await);
     }
     findings
 }
 
-fn version(status: &GateStatus, own: &str) -> Finding {
+fn version(status: &GateStatus, own: Option<&Build>, keeper: &Keeper) -> Finding {
     let what = format!("{}, process {}, since {}", status.program, status.pid, status.started_at);
-    if status.program == own {
+    if own.is_none() || status.build.as_ref() == own {
         return Finding::ok("gate", what);
     }
-    Finding::warn("gate", format!("{what}; this is {own}"), "`refit gate --take-over` replaces it and drops nothing")
+    let fix = if status.by_daemon {
+        let log = keeper.log_path();
+        format!(
+            "restart the daemon: it replaces the gate and drops nothing; if it could not, {} says why",
+            log.display()
+        )
+    } else {
+        "the daemon did not start it: `refit gate --take-over`, started as the gate was, replaces it and drops nothing"
+            .to_owned()
+    };
+    let detail = format!("{what}; it runs another build of refit than this one, {}", env!("CARGO_PKG_VERSION"));
+    Finding::warn("gate", detail, fix)
 }
 
 async fn route(status: &GateStatus, name: &str) -> Finding {
@@ -68,7 +80,7 @@ async fn route(status: &GateStatus, name: &str) -> Finding {
         RouteState::Maintenance => Finding::warn(
             check,
             "is in maintenance: visitors get a page that says so",
-            format!("`refit gate maintenance {name} off`"),
+            "`refit maintenance off` ends it",
         ),
         RouteState::Held => Finding::warn(check, "requests are held", format!("`refit gate resume {name}`")),
         _ => Finding::ok(check, format!("{} goes to deployment {} on {}", route.listen, live.id, live.upstream)),

@@ -96,7 +96,7 @@ async fn store(config: std::sync::Arc<Config>, options: &Options, clock: &Clock)
         let observer = Observer::new(config.clone(), registry, options)?;
         let all = Box::pin(observer.status()).await?;
         findings.extend(backups::check(&config, &all, clock));
-        findings.extend(gate::check(&config, &all).await);
+        findings.extend(gate::check(&config, &options.program, &all).await);
         findings.extend(observer.strays().await?.iter().map(|release| {
             let detail = "is live, and not in the configuration any more";
             Finding::warn(format!("left over {}", release.key), detail, stray_fix(release))

@@ -37,6 +37,9 @@ pub struct RunArgs {
     /// Replace the gate that runs there: it hands over its sockets and finishes what it has begun
     #[arg(long)]
     pub take_over: bool,
+    /// Set by the daemon for the gate that it starts, and replaces when refit was updated
+    #[arg(long, hide = true)]
+    pub by_daemon: bool,
     /// Believe the X-Forwarded headers of this address or network (such as 10.0.0.0/8) too; this machine's are always believed
     #[arg(long, value_name = "NETWORK")]
     pub trust: Vec<Network>,

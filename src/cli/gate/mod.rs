@@ -1,6 +1,9 @@
 //! `refit gate`: the proxy itself, and small commands for people who ask it something.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,7 +20,7 @@ use super::{
     style::{Paint, Tone, cell, clip, table_text, took},
 };
 use crate::gate::{
-    self, Client, ClientError, GateError, Settings,
+    self, Build, Client, ClientError, GateError, Settings, build,
     wire::{
         Done, DrainBounds, GateStatus, HoldBounds, InFlight, Limits, MaintenanceRequest, RouteSpec, RouteState,
         RouteStatus, Side, SideStatus, SwitchRequest,
@@ -55,6 +58,8 @@ fn socket(context: &Context, place: &PlaceArgs) -> Result<PathBuf> {
 async fn serve(context: &Context, place: &PlaceArgs, args: RunArgs) -> Result<u8> {
     let mut settings = Settings::new(state_dir(context, place)?, socket(context, place)?);
     settings.take_over = args.take_over;
+    settings.build = Build::of(Path::new(build::OWN));
+    settings.by_daemon = args.by_daemon;
     settings.trusted.extend(args.trust);
     settings.max_connections = args.max_connections;
     settings.linger = args.linger;

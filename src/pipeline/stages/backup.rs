@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Done, Progress, StageFailure, Step};
 use crate::{
-    data::{self, SetContext, SetRelease, SetRequest},
+    data::{self, SetContext, SetRelease, SetRequest, VerifyReport},
     model::{CommitId, DeploymentId, EnvironmentKey, Stage, StageStatus, Status},
     pipeline::{
         World,
@@ -217,8 +217,15 @@ async fn look_at(step: &Step, set: &str) -> Result<Vec<String>, StageFailure> {
     let (environment, world) = (&step.environment, &step.world);
     let path = world.config.server.backups_dir.join(set);
     let looked = data::verify_new(environment, &path, world.runtimes.reach(), &step.job).await;
+    let needed_is_bad = |report: &VerifyReport| {
+        let bad = |name: &str| report.parts.iter().any(|part| part.name == name && !part.ok);
+        !report.ok && environment.backups.iter().any(|backup| backup.required && bad(backup.name.as_str()))
+    };
     let kept = match looked {
-        Ok(Some(found)) => rehearsed::keep(world, &environment.key, &path, found).await.map(Some),
+        Ok(Some(found)) => {
+            let fails = needed_is_bad(&found);
+            rehearsed::keep(world, &environment.key, &path, found, fails).await.map(Some)
+        }
         looked => looked,
     };
     let found = match kept {
@@ -231,13 +238,10 @@ async fn look_at(step: &Step, set: &str) -> Result<Vec<String>, StageFailure> {
         }
     };
     let Some(report) = found.filter(|report| !report.ok) else { return Ok(Vec::new()) };
-    let problems =
-        report.problems.iter().map(|problem| format!("backup {set} is not good: {problem}")).collect::<Vec<_>>();
-    let bad = |name: &str| report.parts.iter().any(|part| part.name == name && !part.ok);
-    if environment.backups.iter().any(|backup| backup.required && bad(backup.name.as_str())) {
+    if needed_is_bad(&report) {
         return Err(StageFailure::failed(format!("a required backup is not good: {}", report.problems.join("; "))));
     }
-    Ok(problems)
+    Ok(report.problems.iter().map(|problem| format!("backup {set} is not good: {problem}")).collect())
 }
 
 /// A complete set is kept, whatever becomes of the deployment; what a killed process left half written goes.

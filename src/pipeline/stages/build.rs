@@ -72,11 +72,7 @@ pub(super) async fn clear_step(step: &Step) {
 }
 
 /// Clears away what builds and tests of the environment left; what deployment `undone` built is not needed by it.
-pub(super) async fn clear(
-    world: &World,
-    environment: &Environment,
-    undone: Option<DeploymentId>,
-) -> Result<(), String> {
+pub async fn clear(world: &World, environment: &Environment, undone: Option<DeploymentId>) -> Result<(), String> {
     let runtime = world.runtime(environment);
     let mut done = Ok(());
     for id in runtime.clear_leftovers(&environment.key).await.map_err(|e| e.to_string())? {

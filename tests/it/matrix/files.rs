@@ -33,8 +33,10 @@ pub fn strangers(rig: &Rig, kept: &[Release], all: &[DeploymentView]) -> Vec<Str
         let known = ["refit.db", "refit.db-wal", "refit.db-shm", "refit.sock", "refit.lock"].contains(&path.as_str());
         // The lock beside a mirror stays: fetches of all processes take turns by it.
         let git = path.starts_with("git/") && (!is_temporary(path) || *path == mirror_lock);
+        // What the gate and a gate of its name keep.
+        let gate = ["gate/gate.json", "gate/gate.lock", "gate/gate.log", "gate/gate.sock"].contains(&path.as_str());
         let before = before_rollbacks.iter().any(|dir| path.starts_with(dir)) && !is_temporary(path);
-        if !known && !git && !before && !releases.contains(path) && trail != Some(&path) {
+        if !known && !git && !gate && !before && !releases.contains(path) && trail != Some(&path) {
             found.push(format!("a file is left in the state directory: {path}"));
         }
     }

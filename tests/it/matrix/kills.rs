@@ -12,7 +12,7 @@ use super::{
 };
 
 /// One run: daemons that die one after the other, and one that does not.
-fn run(rig: &mut Rig, figure: &mut Figure, version: Version, deaths: &[&str], expected: Status) {
+pub fn run(rig: &mut Rig, figure: &mut Figure, version: Version, deaths: &[&str], expected: Status) {
     let mut recovery = None;
     let what = format!("{version:?} killed at {}", deaths.join(", then "));
     let found = rig.observe(|rig| {

@@ -7,6 +7,8 @@
 //! every deployment and every delivery; and the next push deploys. One release after the other is made on the same site, so that what one
 //! fault leaves behind is in the way of the next.
 //!
+//! The same with the gate in front and two versions side by side ([`gated`]), where visitors who never stop must see no failure.
+//!
 //! A pass prints its figures: points, runs, violations, and how long recovery took, which nothing asserts.
 
 #![expect(clippy::print_stdout, reason = "the figures are what a pass is for")]
@@ -17,6 +19,7 @@ mod engine;
 mod failing;
 mod figure;
 mod files;
+mod gated;
 mod kills;
 mod outages;
 mod rig;
@@ -27,13 +30,18 @@ mod world;
 
 const MOMENTS: [&str; 3] = ["intent", "effect", "record"];
 
+/// Each moment of these stages, in their order.
+fn points_at(kind: &str, stages: &[Stage]) -> Vec<String> {
+    stages.iter().flat_map(|stage| MOMENTS.iter().map(move |moment| format!("{kind}:{stage}:{moment}"))).collect()
+}
+
 /// `step:<stage>:<moment>` or `undo:…`, in the order in which a deployment comes to them.
 fn points_of(kind: &str) -> Vec<String> {
     let mut stages = Stage::ALL.to_vec();
     if kind == "undo" {
         stages.reverse();
     }
-    stages.iter().flat_map(|stage| MOMENTS.iter().map(move |moment| format!("{kind}:{stage}:{moment}"))).collect()
+    points_at(kind, &stages)
 }
 
 /// The end that a deployment comes to which was cut off at a point of its way forward.

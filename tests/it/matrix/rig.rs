@@ -76,6 +76,15 @@ impl Rig {
         Self::with(Site::docker(), None)
     }
 
+    /// Two versions run side by side, and the gate moves the traffic. A bad version fails once it has the traffic: its check names the public address.
+    pub fn gated() -> Self {
+        let rig = Self::new();
+        rig.site.edit_config("strategy = \"recreate\"\n", "strategy = \"blue-green\"\n");
+        let public = format!("http = \"http://127.0.0.1:{}/\"\ncontains", rig.site.port);
+        rig.site.edit_config("http = \"/\"\ncontains", &public);
+        rig
+    }
+
     /// State, backups and logs are on a small disk of their own.
     pub fn with_disk() -> (Self, Disk) {
         let site = Site::docker();

@@ -49,7 +49,7 @@ fn docker_killed_at_every_point_of_a_rollback() {
     figure.close();
 }
 
-fn run(rig: &mut Rig, deaths: &[String], expected: Status) -> Result<Option<Duration>, String> {
+pub fn run(rig: &mut Rig, deaths: &[String], expected: Status) -> Result<Option<Duration>, String> {
     for (n, point) in deaths.iter().enumerate() {
         if rig.daemon(&format!("{point}=kill")) && n == 0 {
             // It follows the deployment until the daemon is gone.

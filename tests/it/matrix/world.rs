@@ -14,6 +14,7 @@ use refit::{
 };
 
 use super::rig::Rig;
+use crate::support::processes_of;
 
 /// What the store says.
 struct Store {
@@ -36,12 +37,15 @@ impl Store {
     }
 }
 
-/// What is wrong; looked at again for a moment, because a daemon tidies up after an end was told.
+/// How long after the begin of a daemon the last of its clearing may be: that of builds which the engine went on with.
+const TIDY: Duration = Duration::from_secs(20);
+
+/// What is wrong; looked at again for a while, because a daemon tidies up after an end was told.
 pub fn violations(rig: &Rig) -> Vec<String> {
     let began = Instant::now();
     loop {
         let found = look(rig);
-        if found.is_empty() || began.elapsed() > Duration::from_secs(5) {
+        if found.is_empty() || began.elapsed() > TIDY {
             return found;
         }
         thread::sleep(Duration::from_millis(50));
@@ -67,11 +71,35 @@ fn look(rig: &Rig) -> Vec<String> {
     if page.as_deref() != rig.page_of(&live.commit) {
         found.push(format!("deployment {} is live, and the public page says {page:?}", live.deployment));
     }
+    traffic(rig, live, &mut found);
     containers(rig, &store, live, &mut found);
     images(rig, &store, live, &mut found);
     ledger(rig, &store, &mut found);
     found.extend(super::files::strangers(rig, &store.kept, &store.all));
     found
+}
+
+/// Where there is a gate, it gives what is live its requests, holds none, and is the only one.
+fn traffic(rig: &Rig, live: &Release, found: &mut Vec<String>) {
+    if !rig.state.join("gate").exists() {
+        return;
+    }
+    let gates = processes_of(rig.site.path(), "gate");
+    if gates.len() != 1 {
+        found.push(format!("the gates are the processes {gates:?}"));
+    }
+    let asked = rig.site.refit(&["gate", "status", "--format", "json"]);
+    if asked.code != 0 {
+        return found.push(format!("the gate does not answer: {asked:?}"));
+    }
+    let status = asked.json();
+    let [route] = status["routes"].as_array().map_or(&[][..], Vec::as_slice) else {
+        return found.push(format!("the gate's routes are {:#}", status["routes"]));
+    };
+    let side = route["live"]["id"].as_str();
+    if side != Some(live.deployment.to_string().as_str()) || route["state"] != "serving" {
+        found.push(format!("deployment {} is live, and the gate serves {side:?}: {}", live.deployment, route["state"]));
+    }
 }
 
 /// The containers are those of the kept releases, and the live one alone runs.
