@@ -661,6 +661,31 @@ fn error_rates_are_shares_and_need_the_gate_and_a_bake() {
 }
 
 #[test]
+fn only_versions_that_run_side_by_side_are_kept_warm() {
+    let with = |tables: &str| House::new(&format!("{SMALL}{tables}"));
+    let warm = |start: &str| {
+        let config = with(&format!("[start]\n{start}\n")).config();
+        config.apps[0].environments[0].start.gate.map(|gate| gate.keep_warm)
+    };
+    assert_eq!(warm(""), Some(Duration::ZERO));
+    assert_eq!(warm("keep_warm = '10m'"), Some(Duration::from_secs(600)));
+    assert_eq!(warm("keep_warm = '24h'\nstrategy = 'blue-green'"), Some(Duration::from_secs(86_400)));
+    assert_eq!(warm("keep_warm = '0s'\nstrategy = 'recreate'"), None);
+    let errors = with("[start]\nkeep_warm = '25h'\n").errors();
+    assert!(errors.contains("`start.keep_warm`: is longer than 24 hours"), "{errors}");
+    let errors = with("[start]\nkeep_warm = '10m'\nstrategy = 'recreate'\ngate = true\n").errors();
+    assert!(errors.contains("with the strategy `recreate` the old version stops before"), "{errors}");
+    let errors = with("[start]\nkeep_warm = '10m'\nvolumes = ['./d:/d']\n").errors();
+    assert!(
+        errors.contains("`recreate` (writes to the volume ") && errors.contains("leave `keep_warm` out"),
+        "{errors}"
+    );
+    // One environment of several may have its own word.
+    let both = "[start]\nkeep_warm = '10m'\n[environments.dev]\nbranch = 'dev'\n[environments.dev.start]\nkeep_warm = '0s'\nstrategy = 'recreate'\n";
+    assert_eq!(with(both).config().apps[0].environments.len(), 2);
+}
+
+#[test]
 fn a_bot_without_a_port_is_watched_for_a_while() {
     let config =
         House::new("[app]\nname = 'bot'\nrepository = '../bot'\n[environments.production]\nbranch = 'main'\n").config();

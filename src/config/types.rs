@@ -430,6 +430,10 @@ pub struct BehindGate {
     pub drain: Duration,
     /// The same for WebSockets and other upgraded connections.
     pub drain_websockets: Duration,
+    /// How long the version that was replaced goes on running, without the traffic, so that going back to it is a switch. Only where two versions may
+    /// run side by side.
+    #[serde(default)]
+    pub keep_warm: Duration,
     /// How long a request waits at most while nothing can answer it.
     pub hold: Duration,
 }
