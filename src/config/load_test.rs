@@ -420,7 +420,7 @@ fn a_mysql_backup_names_its_container_and_nothing_of_other_kinds() {
     assert_eq!((container.as_str(), database.as_str(), user.as_str()), ("db", "Shop", "app"));
     assert_eq!(password.as_ref().map(|password| password.expose()), Some("hunter22"));
     let errors = with("container = 'db'\nuser = 'app'\nformat = 'custom'\n").errors();
-    assert!(errors.contains("`backup[0].format`: a `mysql` backup is of a database in a container"), "{errors}");
+    assert!(errors.contains("`backup[0].format`: a `mysql` backup is of a database on a server"), "{errors}");
     assert!(errors.contains("backup[0]") && errors.contains("`database`"), "{errors}");
 }
 
@@ -441,6 +441,27 @@ fn only_postgres_has_roles() {
     assert!(roles("kind = 'postgres'\nurl = { env = 'DATABASE_URL' }\nroles = true\n"));
     let house = House::new(&format!("{SMALL}[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nroles = true\n"));
     assert_snapshot!(house.errors(), @"pipeline.toml:10:9: `backup[0].roles`: a `sqlite` backup has no `roles`; remove the key");
+}
+
+#[test]
+fn a_mysql_backup_may_name_its_url_instead() {
+    let with = |lines: &str| {
+        House::new(&format!("{SMALL}[[backup]]\nkind = 'mysql'\n{lines}")).var("MYSQL", "mysql://u:hunter22@h/d")
+    };
+    let house = with("url = { env = 'MYSQL' }\n");
+    let backup = &house.config().apps[0].environments[0].backups[0];
+    assert_eq!(backup.name.as_str(), "mysql");
+    let BackupSource::MysqlUrl { url, tools: DatabaseTools::Host } = &backup.source else { panic!("{backup:?}") };
+    assert_eq!(url.expose(), "mysql://u:hunter22@h/d");
+    let house = with("name = 'shop'\nurl = { env = 'MYSQL' }\ntools = 'mariadb:11'\n");
+    let backup = &house.config().apps[0].environments[0].backups[0];
+    let BackupSource::MysqlUrl { tools: DatabaseTools::Image(image), .. } = &backup.source else {
+        panic!("{backup:?}")
+    };
+    assert_eq!((backup.name.as_str(), image.as_str()), ("shop", "mariadb:11"));
+    let errors = with("url = { env = 'MYSQL' }\ncontainer = 'db'\npath = 'x'\n").errors();
+    assert!(errors.contains("`backup[0].container`: the `url` says where the database is"), "{errors}");
+    assert!(errors.contains("`backup[0].path`") && !errors.contains("hunter22"), "{errors}");
 }
 
 #[test]
@@ -637,6 +658,31 @@ fn error_rates_are_shares_and_need_the_gate_and_a_bake() {
             "{wrong}: {errors}"
         );
     }
+}
+
+#[test]
+fn only_versions_that_run_side_by_side_are_kept_warm() {
+    let with = |tables: &str| House::new(&format!("{SMALL}{tables}"));
+    let warm = |start: &str| {
+        let config = with(&format!("[start]\n{start}\n")).config();
+        config.apps[0].environments[0].start.gate.map(|gate| gate.keep_warm)
+    };
+    assert_eq!(warm(""), Some(Duration::ZERO));
+    assert_eq!(warm("keep_warm = '10m'"), Some(Duration::from_secs(600)));
+    assert_eq!(warm("keep_warm = '24h'\nstrategy = 'blue-green'"), Some(Duration::from_secs(86_400)));
+    assert_eq!(warm("keep_warm = '0s'\nstrategy = 'recreate'"), None);
+    let errors = with("[start]\nkeep_warm = '25h'\n").errors();
+    assert!(errors.contains("`start.keep_warm`: is longer than 24 hours"), "{errors}");
+    let errors = with("[start]\nkeep_warm = '10m'\nstrategy = 'recreate'\ngate = true\n").errors();
+    assert!(errors.contains("with the strategy `recreate` the old version stops before"), "{errors}");
+    let errors = with("[start]\nkeep_warm = '10m'\nvolumes = ['./d:/d']\n").errors();
+    assert!(
+        errors.contains("`recreate` (writes to the volume ") && errors.contains("leave `keep_warm` out"),
+        "{errors}"
+    );
+    // One environment of several may have its own word.
+    let both = "[start]\nkeep_warm = '10m'\n[environments.dev]\nbranch = 'dev'\n[environments.dev.start]\nkeep_warm = '0s'\nstrategy = 'recreate'\n";
+    assert_eq!(with(both).config().apps[0].environments.len(), 2);
 }
 
 #[test]

@@ -122,6 +122,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "gate",
             "drain",
             "drain_websockets",
+            "keep_warm",
             "hold",
             "log",
             "health",

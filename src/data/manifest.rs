@@ -243,7 +243,14 @@ pub struct Verified {
 impl Manifest {
     pub(super) fn new(request: &SetRequest<'_>, created_at: Timestamp, report: &BackupReport) -> Self {
         let EnvironmentKey { app, environment } = request.environment.key.clone();
-        let missing = report.failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
+        let left_out = request.environment.backups.iter().filter(|backup| !request.wants(backup));
+        let left_out = left_out.map(|backup| PartFailure {
+            name: backup.name.to_string(),
+            error: "it was left out when the set was asked for".to_owned(),
+            required: false,
+        });
+        let failures: Vec<PartFailure> = report.failures.iter().cloned().chain(left_out).collect();
+        let missing = failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
         let warnings = missing.chain(report.parts.iter().filter_map(Part::warning));
         let roles = report.parts.iter().any(|part| part.roles.is_some());
         Self {
@@ -258,8 +265,8 @@ impl Manifest {
             schema: request.context.schema.clone(),
             by: request.context.by.clone(),
             parts: report.parts.clone(),
-            failures: report.failures.clone(),
             warnings: warnings.collect(),
+            failures,
             refit: env!("CARGO_PKG_VERSION").to_owned(),
             checksum: String::new(),
         }

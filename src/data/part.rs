@@ -76,6 +76,9 @@ pub(super) struct Place<'a> {
     pub key: &'a EnvironmentKey,
 }
 
+/// How the name of a copy ends that is looked at, in its set, and removed again. It begins with a dot.
+pub(super) const LOOK: &str = ".look";
+
 /// The ending that tells a file's compression.
 pub(super) fn suffix(compression: Compression) -> &'static str {
     match compression {

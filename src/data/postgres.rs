@@ -65,7 +65,7 @@ impl Kind for Postgres {
                 format!("PostgreSQL database `{database}` in container `{container}`")
             }
             BackupSource::PostgresUrl { url, .. } => match Url::parse(url) {
-                Ok(url) => format!("PostgreSQL database `{}` at {}", url.database, url.server()),
+                Ok(url) => format!("PostgreSQL database `{}` at {}", url.database(), url.server()),
                 Err(_) => "a PostgreSQL database".to_owned(),
             },
             _ => String::new(),
@@ -85,6 +85,16 @@ impl Kind for Postgres {
 
     async fn restore(&self, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
         restore::postgres::restore(work, gate).await
+    }
+
+    async fn exists(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<bool, DataError> {
+        restore::postgres::exists(&backup.source, key, reach, job).await
     }
 
     async fn ask(
@@ -311,7 +321,7 @@ async fn describe(source: &BackupSource, client: &Client<'_>, job: &Job) -> Part
         }
         BackupSource::PostgresUrl { url, .. } => {
             let url = Url::parse(url).ok();
-            described.database = url.as_ref().map(|url| url.database.clone());
+            described.database = url.as_ref().map(|url| url.database().to_owned());
             described.server = url.map(|url| url.server());
         }
         _ => {}

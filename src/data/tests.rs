@@ -27,6 +27,8 @@ use crate::{
 
 mod command;
 mod damage;
+mod docker_killed;
+mod docker_missing;
 mod docker_mysql;
 mod docker_roles;
 mod docker_verify;
@@ -137,6 +139,7 @@ async fn take(
     let commit = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
     let request = SetRequest {
         environment: &environment,
+        parts: &[],
         deployment: Some(DeploymentId(7)),
         commit: Some(&commit),
         reason: "before deployment 7",

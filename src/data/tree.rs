@@ -240,7 +240,7 @@ impl Drop for DoomedDir {
 /// Unpacks it beside its file and reads what is there then.
 pub(super) async fn rehearse(stored: Stored<'_>, job: &Job) -> Result<(), DataError> {
     let recorded = recorded(stored.part)?;
-    let dir = stored.set.join(format!(".{}.look", stored.part.name));
+    let dir = stored.set.join(format!(".{}{}", stored.part.name, part::LOOK));
     load(stored.set, stored.part, job, move |drain| {
         let dir = DoomedDir::make(dir)?;
         refuse_too_much(&dir.0, &recorded)?;

@@ -9,7 +9,7 @@ use std::{fmt::Write, sync::atomic::AtomicBool, time::Duration};
 
 use super::{DataError, TableRows, client::Client, roles, script::identifier};
 use crate::{
-    config::{BackupSource, PostgresTools},
+    config::{BackupSource, DatabaseTools},
     data::{
         Reach, check,
         kind::Stored,
@@ -54,7 +54,7 @@ pub(super) async fn rehearse(stored: Stored<'_>, reach: Reach<'_>, job: &Job) ->
 fn image<'a>(stored: &Stored<'a>) -> Result<ScratchImage<'a>, DataError> {
     match stored.backup.map(|backup| &backup.source) {
         Some(BackupSource::Postgres { container, .. }) => Ok(ScratchImage::Of(container)),
-        Some(BackupSource::PostgresUrl { tools: PostgresTools::Image(image), .. }) => Ok(ScratchImage::Named(image)),
+        Some(BackupSource::PostgresUrl { tools: DatabaseTools::Image(image), .. }) => Ok(ScratchImage::Named(image)),
         Some(BackupSource::PostgresUrl { .. }) => Err(DataError::dump(
             "there is no image to try it out in: set `tools` to an image that has a PostgreSQL server of the same version",
         )),

@@ -47,8 +47,10 @@ use crate::{
 };
 
 use listener::{Heard, Listener};
+pub(in crate::data) use missing::exists;
 
 mod listener;
+mod missing;
 
 const CLEAR: &str = include_str!("clear.sql");
 
@@ -60,8 +62,15 @@ const LONGEST_LINE: usize = 256;
 
 pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
     let client = Client::open(&work.backup.source, work.key, work.reach, "refit restore").await?;
-    let loaded = roles_and_data(work, &client, gate).await;
+    let made = missing::make(work).await;
+    let loaded = match &made {
+        Ok(_) => roles_and_data(work, &client, gate).await,
+        Err(_) => Ok(Loaded::default()),
+    };
     client.close(work.job).await;
+    if made? && loaded.is_err() {
+        missing::unmake(work).await;
+    }
     loaded
 }
 

@@ -35,6 +35,7 @@ fn make(dir: &Path, name: &str, parts: &[&str], missing: &[&str]) {
     let context = SetContext::default();
     let request = SetRequest {
         environment: &environment,
+        parts: &[],
         deployment: None,
         commit: None,
         reason: "test",

@@ -120,6 +120,11 @@ async fn before_data_goes_back(
     without_backup: bool,
 ) -> Result<Output, StageFailure> {
     let reason = format!("before {restore} is put back");
+    let present = data::present(&step.environment, step.world.runtimes.reach(), &step.job).await;
+    if present.backups.is_empty() {
+        return Ok(Output::default());
+    }
+    let step = &Step { environment: Arc::new(present), ..step.clone() };
     let taken = take(step, commit, &reason, &[restore.to_owned()]).await;
     match taken {
         Ok(output) if output.set.is_some() && output.failures.is_empty() => Ok(output),
@@ -177,6 +182,7 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
     let context = context(&step.world, &environment.key, Some(step.deployment)).await;
     let request = SetRequest {
         environment,
+        parts: &[],
         deployment: Some(step.deployment),
         commit: Some(commit),
         reason,
