@@ -425,6 +425,25 @@ fn a_mysql_backup_names_its_container_and_nothing_of_other_kinds() {
 }
 
 #[test]
+fn only_postgres_has_roles() {
+    let roles = |text: &str| {
+        let house =
+            House::new(&format!("{SMALL}[[backup]]\n{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
+        let config = house.config();
+        match config.apps[0].environments[0].backups[0].source {
+            BackupSource::Postgres { roles, .. } | BackupSource::PostgresUrl { roles, .. } => roles,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let container = "kind = 'postgres'\ncontainer = 'db'\ndatabase = 'd'\nuser = 'u'\n";
+    assert!(!roles(container));
+    assert!(roles(&format!("{container}roles = true\n")));
+    assert!(roles("kind = 'postgres'\nurl = { env = 'DATABASE_URL' }\nroles = true\n"));
+    let house = House::new(&format!("{SMALL}[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nroles = true\n"));
+    assert_snapshot!(house.errors(), @"pipeline.toml:10:9: `backup[0].roles`: a `sqlite` backup has no `roles`; remove the key");
+}
+
+#[test]
 fn later_features_are_refused_plainly() {
     let house = House::new(&format!(
         "{SMALL}windows = ['Mon-Fri 09:00-17:00']\n[[backup]]\nkind = 'mongodb'\n[start]\nruntime = 'kubernetes'\n"

@@ -171,9 +171,17 @@ pub enum VerifyBackup {
 #[derive(Debug, Clone)]
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
-    Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    Postgres {
+        container: String,
+        database: String,
+        user: String,
+        password: Option<Secret>,
+        format: PostgresFormat,
+        /// The server's roles are backed up too.
+        roles: bool,
+    },
     /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
-    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
+    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat, roles: bool },
     /// `mariadb-dump` or `mysqldump` inside the container, over Docker's exec API.
     Mysql { container: String, database: String, user: String, password: Option<Secret> },
     /// A database file on this host, copied by SQLite's online backup.

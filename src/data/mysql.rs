@@ -140,6 +140,7 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
         compression: Some(backup.compression),
         tables: heard.tables.into_iter().map(|(name, rows)| TableRows { name, rows }).collect(),
         tree: None,
+        roles: None,
         duration_ms: 0,
     })
 }
