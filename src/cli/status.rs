@@ -146,6 +146,10 @@ fn notes(status: &EnvironmentStatus, paint: Paint, clock: &Clock) -> Vec<String>
         ));
     }
     notes.extend(status.gate.as_ref().map(|gate| served(gate, paint)));
+    notes.extend(status.warm.as_ref().map(|warm| {
+        let until = clock.local(warm.until);
+        format!("deployment {} is kept warm until {until} (`refit rollback` to it starts nothing)", warm.deployment)
+    }));
     if let Some(waits) = &status.awaiting_approval {
         let (id, until) = (waits.id, clock.local(waits.expires_at));
         let what = paint.tone(Tone::Warn, &format!("deployment {id} waits for approval until {until}"));
@@ -227,6 +231,7 @@ mod tests {
         cli::sample,
         control::{
             AwaitingApproval, BackupStatus, DatabaseStatus, LastDeployment, LiveStatus, NewestBackup, VerifiedBackup,
+            WarmStatus,
         },
         data::LastLook,
         model::{DeploymentId, EnvironmentKey},
@@ -241,6 +246,7 @@ mod tests {
             live: None,
             service: ServiceStatus { state: "none".to_owned(), detail: None, restarts: 0 },
             gate: None,
+            warm: None,
             databases: Vec::new(),
             backups: None,
             migrations: None,
@@ -298,6 +304,7 @@ mod tests {
         };
         production.gate =
             Some(GateView { state: "serving".to_owned(), detail: None, held: 0, live: Some(live.clone()) });
+        production.warm = Some(WarmStatus { deployment: DeploymentId(6), until: sample::at(-600) });
         let mut dev = environment("dev");
         let away = Some("no gate answers: Connection refused (os error 111)".to_owned());
         dev.gate = Some(GateView { state: "unreachable".to_owned(), detail: away, held: 0, live: None });

@@ -23,6 +23,7 @@ retries = 2
 ["backup"]
 tools = "host"
 format = "plain"
+roles = false
 exclude = []
 env = {}
 secrets = {}
@@ -65,6 +66,7 @@ init = false
 stop_timeout = "30s"
 drain = "30s"
 drain_websockets = "60s"
+keep_warm = "0s"
 hold = "30s"
 
 ["start.log"]

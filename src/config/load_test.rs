@@ -425,6 +425,25 @@ fn a_mysql_backup_names_its_container_and_nothing_of_other_kinds() {
 }
 
 #[test]
+fn only_postgres_has_roles() {
+    let roles = |text: &str| {
+        let house =
+            House::new(&format!("{SMALL}[[backup]]\n{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
+        let config = house.config();
+        match config.apps[0].environments[0].backups[0].source {
+            BackupSource::Postgres { roles, .. } | BackupSource::PostgresUrl { roles, .. } => roles,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let container = "kind = 'postgres'\ncontainer = 'db'\ndatabase = 'd'\nuser = 'u'\n";
+    assert!(!roles(container));
+    assert!(roles(&format!("{container}roles = true\n")));
+    assert!(roles("kind = 'postgres'\nurl = { env = 'DATABASE_URL' }\nroles = true\n"));
+    let house = House::new(&format!("{SMALL}[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nroles = true\n"));
+    assert_snapshot!(house.errors(), @"pipeline.toml:10:9: `backup[0].roles`: a `sqlite` backup has no `roles`; remove the key");
+}
+
+#[test]
 fn a_mysql_backup_may_name_its_url_instead() {
     let with = |lines: &str| {
         House::new(&format!("{SMALL}[[backup]]\nkind = 'mysql'\n{lines}")).var("MYSQL", "mysql://u:hunter22@h/d")
@@ -639,6 +658,31 @@ fn error_rates_are_shares_and_need_the_gate_and_a_bake() {
             "{wrong}: {errors}"
         );
     }
+}
+
+#[test]
+fn only_versions_that_run_side_by_side_are_kept_warm() {
+    let with = |tables: &str| House::new(&format!("{SMALL}{tables}"));
+    let warm = |start: &str| {
+        let config = with(&format!("[start]\n{start}\n")).config();
+        config.apps[0].environments[0].start.gate.map(|gate| gate.keep_warm)
+    };
+    assert_eq!(warm(""), Some(Duration::ZERO));
+    assert_eq!(warm("keep_warm = '10m'"), Some(Duration::from_secs(600)));
+    assert_eq!(warm("keep_warm = '24h'\nstrategy = 'blue-green'"), Some(Duration::from_secs(86_400)));
+    assert_eq!(warm("keep_warm = '0s'\nstrategy = 'recreate'"), None);
+    let errors = with("[start]\nkeep_warm = '25h'\n").errors();
+    assert!(errors.contains("`start.keep_warm`: is longer than 24 hours"), "{errors}");
+    let errors = with("[start]\nkeep_warm = '10m'\nstrategy = 'recreate'\ngate = true\n").errors();
+    assert!(errors.contains("with the strategy `recreate` the old version stops before"), "{errors}");
+    let errors = with("[start]\nkeep_warm = '10m'\nvolumes = ['./d:/d']\n").errors();
+    assert!(
+        errors.contains("`recreate` (writes to the volume ") && errors.contains("leave `keep_warm` out"),
+        "{errors}"
+    );
+    // One environment of several may have its own word.
+    let both = "[start]\nkeep_warm = '10m'\n[environments.dev]\nbranch = 'dev'\n[environments.dev.start]\nkeep_warm = '0s'\nstrategy = 'recreate'\n";
+    assert_eq!(with(both).config().apps[0].environments.len(), 2);
 }
 
 #[test]

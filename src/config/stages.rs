@@ -113,7 +113,7 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     backups::refuse_foreign(
         table,
         "postgres",
-        &["check", "container", "database", "user", "password", "format", "path", "url", "tools"],
+        &["check", "container", "database", "user", "password", "format", "roles", "path", "url", "tools"],
     );
     let tools = table.get("tools", values::tools);
     if table.has("url") {
@@ -125,9 +125,12 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     let password = table.read("password", |value| table.secret(value));
     let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
     let format = table.get("format", choice(formats));
+    let roles = table.get("roles", boolean);
     let database = database?;
     let name = name_from(&database, "postgres");
-    Some((BackupSource::Postgres { container: container?, database, user: user?, password, format: format? }, name))
+    let source =
+        BackupSource::Postgres { container: container?, database, user: user?, password, format: format?, roles };
+    Some((source, name))
 }
 
 fn mysql(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
@@ -153,7 +156,8 @@ fn postgres_url(table: &Reader<'_>, tools: DatabaseTools) -> Option<(BackupSourc
     let url = url(table);
     let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
     let format = table.get("format", choice(formats));
-    Some((BackupSource::PostgresUrl { url: url?, tools, format: format? }, name_from("postgres", "postgres")))
+    let roles = table.get("roles", boolean);
+    Some((BackupSource::PostgresUrl { url: url?, tools, format: format?, roles }, name_from("postgres", "postgres")))
 }
 
 /// Says all that `container`, `database`, `user` and `password` would.

@@ -1,5 +1,7 @@
 //! `[start]`: how an instance is made, and when it counts as healthy.
 
+use std::time::Duration;
+
 use super::{
     read::Reader,
     stages::environment_and_secrets,
@@ -11,6 +13,9 @@ use super::{
 
 /// Docker refuses less, in bytes.
 const LEAST_MEMORY: u64 = 6 * 1024 * 1024;
+
+/// A version that was replaced does not run on for longer than this.
+const LONGEST_WARM: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// `backups`: what the environment backs up says something of what two versions would share.
 pub(super) fn start(table: &Reader<'_>, port: Option<u16>, backups: &[Backup]) -> Start {
@@ -39,7 +44,7 @@ pub(super) fn start(table: &Reader<'_>, port: Option<u16>, backups: &[Backup]) -
             (strategy, Some(why))
         }
     };
-    let gate = behind_gate(table, strategy, ground);
+    let gate = behind_gate(table, (strategy, strategy_reason.as_deref()), ground);
     let log = table.child("log", "start.log");
     Start {
         runtime,
@@ -69,16 +74,24 @@ pub(super) fn start(table: &Reader<'_>, port: Option<u16>, backups: &[Backup]) -
 }
 
 /// Two versions at once need the gate, and what is not the same place for both.
-fn behind_gate(table: &Reader<'_>, strategy: Strategy, ground: Ground<'_>) -> Option<BehindGate> {
+fn behind_gate(
+    table: &Reader<'_>,
+    (strategy, why): (Strategy, Option<&str>),
+    ground: Ground<'_>,
+) -> Option<BehindGate> {
     let runtime = ground.runtime;
     let wanted = ground.gate.unwrap_or(strategy == Strategy::BlueGreen);
     let settings = BehindGate {
         drain: table.get("drain", duration_or_zero),
         drain_websockets: table.get("drain_websockets", duration_or_zero),
+        keep_warm: table.get("keep_warm", keep_warm),
         hold: table.get("hold", duration),
     };
     let key = if table.has("gate") { "gate" } else { "strategy" };
     let complain = |what: &str, help: &str| table.complain(key, Complaint::new(what).help(help));
+    if strategy != Strategy::BlueGreen && !settings.keep_warm.is_zero() {
+        table.complain("keep_warm", never_warm(why));
+    }
     if !wanted {
         if strategy == Strategy::BlueGreen {
             complain("two versions side by side need the gate", "leave `gate` out, or use `strategy = \"recreate\"`");
@@ -99,6 +112,23 @@ fn behind_gate(table: &Reader<'_>, strategy: Strategy, ground: Ground<'_>) -> Op
         complain("behind the gate each version of a process has a port of its own", help);
     }
     Some(settings)
+}
+
+/// `why`: why the old version stops first, where that was chosen and not asked for.
+fn never_warm(why: Option<&str>) -> Complaint {
+    let why = why.map(|why| format!(" ({why})")).unwrap_or_default();
+    Complaint::new(format!("with the strategy `recreate`{why} the old version stops before the new one starts"))
+        .help("use `strategy = \"blue-green\"` if two versions may run side by side, or leave `keep_warm` out")
+}
+
+fn keep_warm(value: &Value) -> Parsed<Duration> {
+    match duration_or_zero(value)? {
+        warm if warm > LONGEST_WARM => {
+            let help = "an old version that nobody went back to in a day may well start again: at most \"24h\"";
+            Err(Complaint::new("is longer than 24 hours").help(help))
+        }
+        warm => Ok(warm),
+    }
 }
 
 fn runtime(value: &Value) -> Parsed<RuntimeKind> {

@@ -171,9 +171,17 @@ pub enum VerifyBackup {
 #[derive(Debug, Clone)]
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
-    Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    Postgres {
+        container: String,
+        database: String,
+        user: String,
+        password: Option<Secret>,
+        format: PostgresFormat,
+        /// The server's roles are backed up too.
+        roles: bool,
+    },
     /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
-    PostgresUrl { url: Secret, tools: DatabaseTools, format: PostgresFormat },
+    PostgresUrl { url: Secret, tools: DatabaseTools, format: PostgresFormat, roles: bool },
     /// `mariadb-dump` or `mysqldump` inside the container, over Docker's exec API.
     Mysql { container: String, database: String, user: String, password: Option<Secret> },
     /// A server anywhere: the programs of this host, or of a throw-away container.
@@ -422,6 +430,10 @@ pub struct BehindGate {
     pub drain: Duration,
     /// The same for WebSockets and other upgraded connections.
     pub drain_websockets: Duration,
+    /// How long the version that was replaced goes on running, without the traffic, so that going back to it is a switch. Only where two versions may
+    /// run side by side.
+    #[serde(default)]
+    pub keep_warm: Duration,
     /// How long a request waits at most while nothing can answer it.
     pub hold: Duration,
 }

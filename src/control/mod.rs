@@ -171,6 +171,9 @@ pub struct EnvironmentStatus {
     /// How the gate serves it; `None` where the app has its port itself, or nothing is live.
     #[serde(default)]
     pub gate: Option<GateView>,
+    /// The version before, where it goes on running for a while so that going back to it is a switch.
+    #[serde(default)]
+    pub warm: Option<WarmStatus>,
     pub databases: Vec<DatabaseStatus>,
     /// `None` where nothing is configured to be backed up.
     pub backups: Option<BackupStatus>,
@@ -273,6 +276,13 @@ pub struct VerifiedBackup {
     pub look: LastLook,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WarmStatus {
+    pub deployment: DeploymentId,
+    /// Then it is stopped.
+    pub until: Timestamp,
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct AwaitingApproval {
     pub id: DeploymentId,
@@ -314,10 +324,11 @@ impl Control {
         let lock = take_lock(&config)?;
         let registry = Registry::open(&config.server.registry()).await?;
         let runtimes = runtimes(&config, &options)?;
-        let world = Arc::new(World::new(config, registry, runtimes, options.faults).with_program(options.program));
+        let daemon = mode == Mode::Daemon;
+        let world = World::new(config, registry, runtimes, options.faults).with_program(options.program);
+        let world = Arc::new(world.as_daemon(daemon));
         recover::recover(&world).await?;
         // After a reboot the engine starts its containers by itself; supervised processes wait for us, and so does what was stopped.
-        let daemon = mode == Mode::Daemon;
         let untidy = orphans::settle_all(&world, daemon).await;
         if daemon {
             traffic::renew(&world).await;

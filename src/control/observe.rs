@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     AwaitingApproval, BackupStatus, ControlError, DatabaseStatus, EnvironmentStatus, Health, LastDeployment,
-    LiveStatus, NewestBackup, Options, Result, ServiceStatus, VerifiedBackup, served,
+    LiveStatus, NewestBackup, Options, Result, ServiceStatus, VerifiedBackup, WarmStatus, served,
 };
 use crate::{
     config::{BackupSource, Config, Environment, RuntimeKind},
@@ -17,6 +17,7 @@ use crate::{
     pipeline::{
         Runtimes, mirror,
         orphans::{self, Look},
+        warm,
     },
     registry::{Filter, Registry, Release},
     rollback,
@@ -127,6 +128,7 @@ impl Observer {
             Some(live) => served::look(&self.config.server.state_dir, environment, live, PATIENCE).await,
             None => None,
         };
+        let warm = self.warm(environment).await;
         let (migrations, schema_ahead) = self.schema(environment, live.as_ref(), &recent).await;
         let live = match (live, &self.registry) {
             (Some(release), Some(registry)) => {
@@ -152,6 +154,7 @@ impl Observer {
             live,
             service,
             gate,
+            warm,
             databases: self.databases(environment).await,
             backups: self.backup_status(environment).await,
             migrations,
@@ -192,6 +195,14 @@ impl Observer {
             Ok(survey) => (Some(survey.state.version()), survey.unknown()),
             Err(_) => (recorded, Vec::new()),
         }
+    }
+
+    /// What cannot be asked in time is not said to run.
+    async fn warm(&self, environment: &Environment) -> Option<WarmStatus> {
+        let warm = self.registry.as_ref()?.warm(&environment.key).await.ok()??;
+        let look = warm::runs_in_time(&self.runtimes, &warm);
+        let runs = tokio::time::timeout(PATIENCE, look).await.unwrap_or(false);
+        runs.then_some(WarmStatus { deployment: warm.deployment, until: warm.until })
     }
 
     async fn service(&self, live: Option<&Release>) -> ServiceStatus {

@@ -5,7 +5,7 @@
 //! which says what a file of a set holds; `catalogue` has to do with the latter alone, because a set can be looked at
 //! on a machine that has no configuration.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use super::{
     DataError, Part, PartKind, TableRows, command, files, mysql,
     part::Place,
     postgres,
+    progress::SetDir,
     restore::{Gate, Loaded, Work},
     sqlite, volume,
 };
@@ -78,8 +79,7 @@ pub struct TableCount {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stored<'a> {
     pub part: &'a Part,
-    /// The set's directory.
-    pub set: &'a Path,
+    pub set: SetDir<'a>,
     /// Whose the set is: throw-away containers are labelled with it.
     pub key: &'a EnvironmentKey,
     /// The configuration's entry of the part's name and kind, if there is one.

@@ -43,6 +43,7 @@ mod mysql;
 mod part;
 mod postgres;
 mod present;
+mod progress;
 mod restore;
 mod retention;
 mod sqlite;
@@ -64,7 +65,7 @@ pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
-    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, SetContext, SetRelease, TableRows, Verified,
+    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, RolesFile, SetContext, SetRelease, TableRows, Verified,
     read_manifest, verify_checksums,
 };
 pub use present::present;
@@ -82,9 +83,6 @@ pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
 };
-
-/// Between two lines about how far a dump has come.
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a part that is out of time may take to end its command and tidy up.
 const WIND_UP: Duration = Duration::from_secs(30);
@@ -251,7 +249,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
         report.parts.clear();
         return Ok(report);
     }
-    report.bytes = report.parts.iter().map(|p| p.bytes).sum();
+    report.bytes = report.parts.iter().map(Part::size).sum();
     let manifest = Manifest::new(&request, created_at, &report);
     manifest.write(set.dir())?;
     let name = set.keep();
@@ -275,7 +273,7 @@ async fn dump_part(
     let place = part::Place { dir: set.dir(), meter: &meter, key };
     let mut work = kind_of(PartKind::of(&backup.source)).dump(backup, &place, reach, job);
     let mut deadline = Box::pin(tokio::time::sleep(backup.timeout));
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + progress::EVERY, progress::EVERY);
     let result = loop {
         tokio::select! {
             result = &mut work => break result,

@@ -190,6 +190,7 @@ async fn dump_with(server: &Server<'_>, backup: &Backup, place: &Place<'_>, job:
         compression: Some(backup.compression),
         tables: heard.tables.into_iter().map(|(name, rows)| TableRows { name, rows }).collect(),
         tree: None,
+        roles: None,
         duration_ms: 0,
     })
 }

@@ -47,7 +47,7 @@ impl Meter {
 }
 
 /// `40 s`, `3 min`.
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     if seconds < 100 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) }
 }
 

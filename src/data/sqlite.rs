@@ -224,6 +224,7 @@ async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> R
         compression: Some(backup.compression),
         tables,
         tree: None,
+        roles: None,
         tool: format!("SQLite {version}"),
         server: None,
         duration_ms: 0,

@@ -30,6 +30,7 @@ mod damage;
 mod docker_killed;
 mod docker_missing;
 mod docker_mysql;
+mod docker_roles;
 mod docker_verify;
 mod hostile;
 mod postgres;
@@ -117,7 +118,7 @@ fn backup(name: &str, source: BackupSource) -> Backup {
 
 fn postgres_in(container: &str, database: &str, format: PostgresFormat) -> BackupSource {
     let (container, database) = (container.to_owned(), database.to_owned());
-    BackupSource::Postgres { container, database, user: "postgres".to_owned(), password: None, format }
+    BackupSource::Postgres { container, database, user: "postgres".to_owned(), password: None, format, roles: false }
 }
 
 fn plain(name: &str) -> Backup {

@@ -5,7 +5,7 @@
 //! - [`stages`] does the work: one file a stage, each with the input and output that it records.
 //! - [`kept`] is what a release keeps of its settings, for the way back; [`state`] is what a rollback keeps of what it leaves; [`needed`]
 //!   tells which backup sets something still goes back to.
-//! - [`traffic`] says who gets the requests, where the gate owns the public port.
+//! - [`traffic`] says who gets the requests, where the gate owns the public port; [`warm`] keeps a version running that was replaced.
 //! - [`health`] and [`checks`] judge a candidate; [`preflight`] looks before the first step; [`outcome`] turns an end into an
 //!   exit code and words.
 //!
@@ -40,6 +40,7 @@ pub mod run;
 pub mod stages;
 pub mod state;
 pub mod traffic;
+pub mod warm;
 
 /// The runtimes of this machine.
 #[derive(Debug, Clone)]
@@ -86,6 +87,10 @@ pub struct World {
     pub holds: holds::Holds,
     /// Who owns the public ports of the apps that are behind it.
     pub gate: Keeper,
+    /// Whether this process stays and looks after what runs.
+    pub is_daemon: bool,
+    /// Whose turn it is to stop what was kept warm.
+    pub cooling: warm::Cooling,
     http: reqwest::Client,
 }
 
@@ -99,6 +104,8 @@ impl World {
             ticks: watch::Sender::new(0),
             faults,
             holds: holds::Holds::default(),
+            is_daemon: false,
+            cooling: warm::Cooling::default(),
             http: checks::client(),
         }
     }
@@ -108,6 +115,12 @@ impl World {
     pub fn with_program(mut self, program: PathBuf) -> Self {
         self.gate = Keeper::new(&self.config.server.state_dir, Some(program));
         self
+    }
+
+    /// As the daemon, or as one command.
+    #[must_use]
+    pub fn as_daemon(self, is_daemon: bool) -> Self {
+        Self { is_daemon, ..self }
     }
 
     pub fn runtime(&self, environment: &Environment) -> &Arc<dyn Runtime> {

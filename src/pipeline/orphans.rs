@@ -14,6 +14,7 @@
 //! - The live version is started if it does not run: the registry says that users should see it. Only the daemon does this, and
 //!   only at its start: whoever stops the app by hand while the daemon runs is left in peace. It is not started beside something
 //!   that the registry does not know: that may be what users see.
+//! - A version that is kept warm runs on beside the live one until its time is over. Without a daemon nobody would stop it then, so it is stopped now.
 //! - Of a `stuck` deployment nothing is removed: a person is about to look at it. It is stopped, for the live version's sake. After a
 //!   rollback that got stuck, data may be half restored, and nothing is touched at all.
 
@@ -109,7 +110,7 @@ enum Owner {
 }
 
 /// What to do about what `sights` shows, one entry for each runtime that could be asked. `may_start`: whether the live
-/// version is to be started where it does not run.
+/// version is to be started where it does not run, and one that is kept warm is to run on: as the daemon does it.
 pub fn plan(standing: &Standing, sights: &[(RuntimeKind, Sight)], may_start: bool) -> Plan {
     let mut planner = Planner { standing, may_start, plan: Plan::default(), staying: BTreeSet::new() };
     let live = planner.live(sights);
@@ -205,6 +206,7 @@ impl Planner<'_> {
         let replaceable = !runs || live != Live::Absent;
         let removed = match self.owner_of(seen) {
             Owner::Live | Owner::Open => false,
+            Owner::Kept if self.may_start && self.standing.warm == Some(deployment) => false,
             Owner::Unknown => {
                 self.unknown(runtime, Thing::Instance { runs }, &instance.name, deployment);
                 false

@@ -123,7 +123,7 @@ pub async fn drain(
         Ok(drained) if drained.is_empty() => Ok(()),
         Ok(drained) => {
             step.job.log.line(format!(
-                "{} requests and {} WebSockets of deployment {leaving} were not over after {} ms and are cut off",
+                "{} requests and {} WebSockets of deployment {leaving} were not over after {} ms and end when it is stopped",
                 drained.left.requests, drained.left.websockets, drained.waited_ms
             ));
             Ok(())

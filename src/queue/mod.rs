@@ -8,7 +8,8 @@
 //!   does not take the place of what a person asked for: it comes after that). It owns the environment's state: a cancel request is a message to it.
 //!
 //! And in a daemon a *reconciler* asks the remotes at the start and every few minutes for pushes that nobody announced ([`reconcile`]), and
-//! old logs and deliveries are tidied away ([`housekeeping`]), and backups are tried out ([`rehearsal`]).
+//! old logs and deliveries are tidied away ([`housekeeping`]), backups are tried out ([`rehearsal`]), and versions that were kept warm are stopped
+//! when their time is over ([`warm`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -39,6 +40,7 @@ mod housekeeping;
 mod inbox;
 mod reconcile;
 mod rehearsal;
+mod warm;
 
 /// Deliveries that may wait for the disk; beyond that the door waits, and with it the sender.
 const INBOX_DEPTH: usize = 4096;
@@ -113,6 +115,10 @@ impl Queue {
         if let Ok(mut tasks) = queue.tasks.try_lock() {
             tasks.spawn(inbox::settle(Arc::downgrade(&queue), settle, queue.closing.clone()));
             if daemon {
+                for environment in queue.world.config.environments() {
+                    let environment = Arc::clone(environment);
+                    tasks.spawn(warm::watch(Arc::clone(&queue.world), environment, queue.closing.clone()));
+                }
                 tasks.spawn(reconcile::watch(Arc::downgrade(&queue), queue.closing.clone()));
                 tasks.spawn(housekeeping::watch(Arc::downgrade(&queue), queue.closing.clone()));
                 tasks.spawn(rehearsal::watch(Arc::downgrade(&queue), queue.closing.clone()));

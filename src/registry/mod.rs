@@ -8,6 +8,7 @@
 //! - `deployments`: rows and queries; the rest of a [`DeploymentView`](crate::model::DeploymentView) is folded from the journal.
 //! - `journal`: appending events, each with what it changes elsewhere, in one transaction.
 //! - `releases`: what was live and healthy, and what is live now.
+//! - `warm`: the version that was replaced last, where it goes on running for a while.
 //! - `decisions`: what people said: rollbacks, approvals, resolutions.
 //! - `standing`: all that is known of one environment, as of one moment.
 //! - `rollbacks`: what people asked to come back, and what Refit brought back, as one list.
@@ -36,6 +37,7 @@ mod rehearsals;
 mod releases;
 mod rollbacks;
 mod standing;
+mod warm;
 
 pub use bot::{NewButton, Press, Pressed, Terms};
 pub use chat::ChatMessage;
@@ -47,6 +49,7 @@ pub use outbox::{Message, MessageKind, NewMessage, OutboxFigures};
 pub use rehearsals::Rehearsed;
 pub use releases::Release;
 pub use standing::{Known, Standing};
+pub use warm::Warm;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("src/registry/migrations");
 

@@ -31,6 +31,8 @@ pub struct Standing {
     pub stuck: Option<DeploymentId>,
     /// That one was a rollback, which may have left data half restored.
     pub stuck_in_rollback: bool,
+    /// The release that may run on beside the live one, its time not being over.
+    pub warm: Option<DeploymentId>,
 }
 
 impl Standing {
@@ -105,6 +107,8 @@ impl Registry {
             standing.stuck = Some(DeploymentId(row.get("id")));
             standing.stuck_in_rollback = row.get("in_rollback");
         }
+        let warm = super::warm::read(&mut *tx, key).await?;
+        standing.warm = warm.filter(super::Warm::is_in_time).map(|warm| warm.deployment);
         tx.commit().await.map_err(failed())?;
         Ok(standing)
     }
@@ -209,6 +213,43 @@ mod tests {
         let standing = store.registry.standing(&key("production")).await?;
         assert_eq!(standing.kept, BTreeSet::from([DeploymentId(1), DeploymentId(2)]));
         assert!(standing.needed.contains("sha256:1"));
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn only_the_newest_success_keeps_something_warm() -> Done {
+        let store = Store::new().await?;
+        let key = key("production");
+        let smoke = async |id: i64, until: &str| {
+            let instance = serde_json::json!({ "id": "c", "name": "n", "deployment": id - 1 });
+            let warm =
+                serde_json::json!({ "deployment": id - 1, "instance": instance, "runtime": "docker", "until": until });
+            let output = if until.is_empty() { serde_json::json!({}) } else { serde_json::json!({ "warm": warm }) };
+            let event = serde_json::json!({ "event": "step_succeeded", "stage": "smoke", "output": output });
+            store.deployment(id, "production", "cli", "succeeded").await?;
+            sqlx::query("INSERT INTO events VALUES (?, 7, 0, ?)")
+                .bind(id)
+                .bind(event.to_string())
+                .execute(&store.registry.write)
+                .await?;
+            Ok::<_, Box<dyn std::error::Error>>(())
+        };
+        let seen = async || {
+            let recorded = store.registry.warm(&key).await?.map(|warm| warm.deployment.0);
+            let in_time = store.registry.standing(&key).await?.warm.map(|id| id.0);
+            Ok::<_, Box<dyn std::error::Error>>((recorded, in_time))
+        };
+        assert_eq!(seen().await?, (None, None));
+        smoke(2, "2199-01-01T00:00:00Z").await?;
+        assert_eq!(seen().await?, (Some(1), Some(1)));
+        // Neither what failed nor another environment changes that.
+        store.deployment(3, "production", "cli", "rolled_back").await?;
+        store.deployment(4, "dev", "cli", "succeeded").await?;
+        assert_eq!(seen().await?, (Some(1), Some(1)));
+        smoke(6, "2001-01-01T00:00:00Z").await?;
+        assert_eq!(seen().await?, (Some(5), None), "its time is over");
+        smoke(8, "").await?;
+        assert_eq!(seen().await?, (None, None));
         Ok(())
     }
 

@@ -39,6 +39,7 @@ mod sql_files;
 mod telegram;
 mod threats;
 mod under_load;
+mod warm;
 
 // A client and visitors who try nothing twice, which the gate's own tests have as well.
 #[path = "../gate/connection.rs"]

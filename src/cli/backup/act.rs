@@ -60,6 +60,9 @@ fn created_text(key: &EnvironmentKey, created: &Created, paint: Paint) -> String
     for part in &report.parts {
         let ms = i64::try_from(part.duration_ms).unwrap_or(i64::MAX);
         out.push_str(&format!("  {}: {} in {}\n", part.name, human_bytes(part.bytes), took(ms)));
+        if let Some(warning) = part.warning() {
+            out.push_str(&format!("  warning: {warning}\n"));
+        }
     }
     for failure in &report.failures {
         let required = if failure.required { " (required)" } else { "" };

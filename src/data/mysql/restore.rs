@@ -14,6 +14,7 @@ use super::{
 use crate::{
     data::{
         DataError, Part, PartFormat, check,
+        progress::SetDir,
         restore::{Gate, Loaded, Work},
         unpack::PartReader,
     },
@@ -157,7 +158,7 @@ pub(super) async fn load(
     server: &Server<'_>,
     database: &str,
     part: &Part,
-    set: &std::path::Path,
+    set: SetDir<'_>,
     purpose: Purpose,
     job: &Job,
 ) -> Result<Sifted, DataError> {
@@ -187,12 +188,7 @@ pub(super) async fn load(
 }
 
 /// The writer is dropped at the end, which ends the client.
-async fn feed(
-    part: &Part,
-    set: &std::path::Path,
-    purpose: Purpose,
-    mut writer: DuplexStream,
-) -> Result<Sifted, DataError> {
+async fn feed(part: &Part, set: SetDir<'_>, purpose: Purpose, mut writer: DuplexStream) -> Result<Sifted, DataError> {
     let refused = |refused| DataError::dump(format!("the dump was refused: {refused}"));
     let lost = |_| DataError::dump("the client takes no more input");
     let mut reader = PartReader::open(set, part)?;

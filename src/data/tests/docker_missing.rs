@@ -29,6 +29,7 @@ async fn a_postgres_database_is_made_as_it_was_and_dropped_again_if_that_fails()
         url: Secret::new(url),
         tools: crate::config::DatabaseTools::Host,
         format: PostgresFormat::Custom,
+        roles: false,
     };
     let beside = postgres_in(&db.0, odd, PostgresFormat::Plain);
     let missing = || db.psql("postgres", "SELECT count(*) FROM pg_database WHERE datname LIKE 'odd%'") == "0";

@@ -396,8 +396,10 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
         (DatabaseTools::Host, PostgresFormat::Plain),
         (DatabaseTools::Image("refit-test/postgres:15".to_owned()), PostgresFormat::Custom),
     ] {
-        let source =
-            backup("far", BackupSource::PostgresUrl { url: Secret::new(url.as_str()), tools: tools.clone(), format });
+        let source = backup(
+            "far",
+            BackupSource::PostgresUrl { url: Secret::new(url.as_str()), tools: tools.clone(), format, roles: false },
+        );
         let environment = environment(vec![source.clone()]);
         let engine = engine();
         let request = SetRequest {
@@ -435,6 +437,7 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
         url: Secret::new(wrong),
         tools: DatabaseTools::Host,
         format: PostgresFormat::Plain,
+        roles: false,
     };
     let report = take(dir.path(), vec![backup("far", source)], None, &job()).await.unwrap();
     assert!(report.failures[0].error.contains("password authentication failed"), "{report:?}");

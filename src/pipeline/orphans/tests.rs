@@ -111,6 +111,23 @@ fn each_instance_gets_what_it_deserves() {
 }
 
 #[test]
+fn what_is_kept_warm_runs_on_while_somebody_watches_over_it() {
+    let mut standing = standing(HISTORY, &[1, 2, 4]);
+    standing.warm = Some(DeploymentId(2));
+    let shown = |live| instances(&[seen(4, live), seen(2, true), seen(1, true)]);
+    assert_eq!(words(&plan(&standing, &shown(true), true)), ["stop 1"]);
+    assert_eq!(words(&plan(&standing, &shown(false), true)), ["stop 1", "start 4"]);
+    // A single command would leave it running for ever.
+    assert_eq!(words(&plan(&standing, &shown(true), false)), ["stop 2", "stop 1"]);
+    // Its time is over, or it was given up.
+    standing.warm = None;
+    assert_eq!(words(&plan(&standing, &shown(true), true)), ["stop 2", "stop 1"]);
+    standing.warm = Some(DeploymentId(2));
+    standing.kept.remove(&DeploymentId(2));
+    assert_eq!(words(&plan(&standing, &shown(true), true)), ["remove 2", "stop 1"]);
+}
+
+#[test]
 fn nothing_live_yet_protects_no_stray() {
     let standing = standing(&[(1, Failed)], &[]);
     assert_eq!(words(&plan(&standing, &instances(&[seen(1, true)]), true)), ["remove 1"]);

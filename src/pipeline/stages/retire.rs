@@ -108,6 +108,9 @@ async fn retire_all(
 
 async fn retire(world: &World, environment: &Environment, release: &Release, by: DeploymentId) -> Result<u64, String> {
     let runtime = world.runtimes.of(release.runtime);
+    // It may still run: kept warm, or because it could not be stopped when it was replaced. It is not cut off.
+    let stopped = runtime.stop(&release.instance, environment.start.stop_timeout).await;
+    stopped.map_err(|e| e.to_string())?;
     let mut freed = runtime.size(&release.instance).await.map_err(|e| e.to_string())?;
     runtime.remove(&release.instance).await.map_err(|e| e.to_string())?;
     let needed = world.registry.artefact_in_use(&release.artefact, Some(release.deployment)).await;

@@ -14,7 +14,9 @@ use crate::{
         checks,
         journal::FailureKind,
         traffic::{self, Meanwhile},
+        warm,
     },
+    registry::Warm,
     runtime::{Instance, InstanceState, Job},
 };
 
@@ -37,6 +39,9 @@ pub struct Output {
     /// What the gate counted, where `max_error_rate` is set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<errors::Compared>,
+    /// The version before, where it goes on running for a while.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warm: Option<Warm>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -66,27 +71,32 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     })?;
     let bake_ms = if smoke.bake.is_zero() { 0 } else { u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX) };
     let errors = watch.and_then(|watch| watch.end(step));
-    if let Some(previous) = &input.beside {
-        retire(step, previous).await;
-    }
-    Done::new(&Output { checks, bake_ms, rounds: rounds + 1, errors })
+    let warm = match &input.beside {
+        Some(previous) => retire(step, previous).await,
+        None => None,
+    };
+    Done::new(&Output { checks, bake_ms, rounds: rounds + 1, errors, warm })
 }
 
-/// Lets the version that was replaced finish what it had begun, and stops it. The new one is live and good: trouble here is a line in the log.
-async fn retire(step: &Step, previous: &Previous) {
+/// Lets the version that was replaced finish what it had begun, and stops it, unless it is kept warm. The new one is live and good: trouble here is a
+/// line in the log.
+async fn retire(step: &Step, previous: &Previous) -> Option<Warm> {
     let (world, start) = (&step.world, &step.environment.start);
     let work = async {
         if let Some(behind) = start.gate {
             traffic::drain(step, behind, previous.deployment, Meanwhile::Served).await?;
         }
-        Ok::<_, StageFailure>(world.runtimes.of(previous.runtime).stop(&previous.instance, start.stop_timeout).await?)
-    };
-    match work.await {
-        Ok(()) => step.job.log.line(format!("stopped deployment {}", previous.deployment)),
-        Err(why) => {
-            step.job.log.line(format!("warning: deployment {} still runs: {}", previous.deployment, why.message))
+        let warm = warm::keep(step, previous).await;
+        if warm.is_none() {
+            world.runtimes.of(previous.runtime).stop(&previous.instance, start.stop_timeout).await?;
+            step.job.log.line(format!("stopped deployment {}", previous.deployment));
         }
-    }
+        Ok::<_, StageFailure>(warm)
+    };
+    work.await.unwrap_or_else(|why| {
+        step.job.log.line(format!("warning: deployment {} still runs: {}", previous.deployment, why.message));
+        None
+    })
 }
 
 /// The checks on a candidate that does not have the traffic yet: those that name a path or run a command. Those that name another address would judge

@@ -27,6 +27,7 @@ use crate::{
         health, kept,
         state::{self, Before, Held},
         traffic::{self, Meanwhile},
+        warm,
     },
     registry::Release,
     runtime::{CandidateSpec, Instance, InstanceState, Job, instance_name},
@@ -158,6 +159,8 @@ fn side_by_side(step: &Step, input: &Input, candidate: &Instance) -> bool {
 async fn in_its_place(step: &Step, input: &Input, candidate: Instance) -> Result<Output, StageFailure> {
     let (world, environment) = (&step.world, &step.environment);
     let runtime = world.runtime(environment);
+    // Also where it is the very one that is to come up: it must not run on data that is exchanged.
+    warm::stop(step, None).await?;
     let gap = Instant::now();
     if let Some(previous) = &input.previous {
         silence(step, previous).await?;
@@ -181,7 +184,13 @@ async fn in_its_place(step: &Step, input: &Input, candidate: Instance) -> Result
 /// smoke has watched the new one, so that going back is a switch.
 async fn beside(step: &Step, input: Input, candidate: Instance) -> Result<Output, StageFailure> {
     let (world, environment) = (&step.world, &step.environment);
-    step.job.log.line(format!("starting {} beside what is live", candidate.name));
+    // Two at once, and never three.
+    warm::stop(step, input.release).await?;
+    if input.release.is_some() && is_up_as_new(step, &candidate).await? {
+        step.job.log.line(format!("{} was kept warm and runs", candidate.name));
+    } else {
+        step.job.log.line(format!("starting {} beside what is live", candidate.name));
+    }
     let started = Instant::now();
     world.runtime(environment).start(&candidate).await?;
     judge(step, environment, &candidate, started).await?;
@@ -198,6 +207,20 @@ async fn beside(step: &Step, input: Input, candidate: Instance) -> Result<Output
     let gap_ms = if makes_room.is_some() { ms(gap.elapsed()) } else { 0 };
     let beside = input.previous.filter(|previous| previous.gated);
     Ok(Output { instance: candidate, healthy_after_ms, gap_ms, beside })
+}
+
+/// Whether a version that comes back runs already. One that was started again by itself while it was live would look as if it had just ended: it
+/// is stopped, and begins anew.
+async fn is_up_as_new(step: &Step, candidate: &Instance) -> Result<bool, StageFailure> {
+    let runtime = step.world.runtime(&step.environment);
+    match runtime.inspect(candidate).await? {
+        InstanceState::Running { restarts: 0, .. } => return Ok(true),
+        InstanceState::Running { .. } | InstanceState::Restarting { .. } => {
+            runtime.stop(candidate, step.environment.start.stop_timeout).await?;
+        }
+        _ => {}
+    }
+    Ok(false)
 }
 
 /// Stops what is live with nothing in its place. Behind the gate requests wait from now on, until the traffic is opened again.
@@ -296,6 +319,8 @@ async fn switch_back(
     if previous.gated && !exchanged && !itself && health::answers(&back, &previous.instance).await {
         traffic::open(&back.world, &back.environment, &previous.instance).await?;
         step.job.log.line(format!("deployment {} has the traffic again", previous.deployment));
+        // It may have been about to be kept warm.
+        keep_up(step, &back.environment, &previous.instance).await;
         // What the candidate had begun may well end well: nobody waits for it to go.
         if let Some(behind) = step.environment.start.gate {
             traffic::drain(step, behind, candidate.deployment, Meanwhile::Served).await?;
@@ -402,10 +427,15 @@ async fn start_again(step: &Step, environment: &Environment, previous: &Previous
     };
     runtime.start(&instance).await?;
     // A rollback to what is live had taken it away from this very instance.
-    if let Err(error) = runtime.keep_up(&instance, true).await {
+    keep_up(step, environment, &instance).await;
+    Ok(instance)
+}
+
+/// From now on the engine starts it again when it ends. Going back does not fail over that.
+async fn keep_up(step: &Step, environment: &Environment, instance: &Instance) {
+    if let Err(error) = step.world.runtime(environment).keep_up(instance, true).await {
         step.job.log.line(format!("warning: {} is not started again by itself when it ends: {error}", instance.name));
     }
-    Ok(instance)
 }
 
 async fn judge(

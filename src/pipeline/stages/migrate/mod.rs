@@ -21,6 +21,7 @@ use super::{Done, Progress, StageFailure, Step, backup, exchange, start, start::
 use crate::{
     config::{Migrate, MigrateWith, OnMigrateFailure},
     model::{CommitId, Stage},
+    pipeline::warm,
 };
 
 mod command;
@@ -102,6 +103,8 @@ async fn prepare(
     input: &Input,
     before: Option<String>,
 ) -> Result<(Trail, Option<String>), StageFailure> {
+    // It knows the schema of now at best, and nobody needs it for what comes.
+    warm::stop(step, None).await?;
     let mut trail = Trail::begin(step, before)?;
     if let Some(live) = &input.held {
         trail.write(|trail| trail.held = true)?;
