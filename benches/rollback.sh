@@ -156,7 +156,7 @@ asked() {
     watch_for "$2" "$port"
     sleep 0.2
     began=$(now_ms)
-    "$refit" --config "$work/pipeline.toml" rollback --to "$1" --force --reason bench >/dev/null
+    "$refit" --config "$work/pipeline.toml" rollback --to "$1" --force --reason bench >/dev/null 2>&1
     wait $! || failed "deployment $1 did not come back"
     took=$(($(cat "$work/answered") - began))
 }
