@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     config::{
-        BackupSource, Config, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets, PostgresTools,
+        BackupSource, Config, DatabaseTools, Environment, Migrate, MigrateWith, MigrationDatabase, MissingSecrets,
         Probe, TestPlace,
     },
     model::Stage,
@@ -158,10 +158,8 @@ fn backup(source: &BackupSource) -> String {
     match source {
         BackupSource::Postgres { container, database, .. } => format!("postgres {database} in {container}"),
         BackupSource::Mysql { container, database, .. } => format!("mysql {database} in {container}"),
-        BackupSource::PostgresUrl { tools: PostgresTools::Host, .. } => "postgres by its url".to_owned(),
-        BackupSource::PostgresUrl { tools: PostgresTools::Image(image), .. } => {
-            format!("postgres by its url, with the tools of {image}")
-        }
+        BackupSource::PostgresUrl { tools, .. } => by_url("postgres", tools),
+        BackupSource::MysqlUrl { tools, .. } => by_url("mysql", tools),
         BackupSource::Sqlite { path } => format!("sqlite {}", path.display()),
         BackupSource::Files { path, .. } => format!("files {}", path.display()),
         BackupSource::Volume { volume, .. } => format!("volume {volume}"),
@@ -169,6 +167,13 @@ fn backup(source: &BackupSource) -> String {
             Some(container) => format!("`{}` in {container}", command.dump),
             None => format!("`{}`", command.dump),
         },
+    }
+}
+
+fn by_url(kind: &str, tools: &DatabaseTools) -> String {
+    match tools {
+        DatabaseTools::Host => format!("{kind} by its url"),
+        DatabaseTools::Image(image) => format!("{kind} by its url, with the tools of {image}"),
     }
 }
 

@@ -55,7 +55,7 @@ pub async fn act(
     if args.detach {
         let hands = Hands::find_daemon(context).await?;
         let id = ask(&hands).await?;
-        return detached(context, args, id);
+        return detached(context, args.format.format, id);
     }
     let mut interrupts = Interrupts::listen()?;
     let hands = Box::pin(Hands::find(context, args.no_wait, &mut interrupts)).await?;
@@ -70,8 +70,9 @@ pub async fn act(
     Box::pin(conclude(context, args, ended?)).await
 }
 
-fn detached(context: &Context, args: &ActArgs, id: DeploymentId) -> Result<u8> {
-    match args.format.format {
+/// Says that it is queued, and leaves it to the daemon.
+pub fn detached(context: &Context, format: Format, id: DeploymentId) -> Result<u8> {
+    match format {
         Format::Json => context.print_json(&serde_json::json!({ "id": id }))?,
         Format::Table => context.print(&format!("deployment {id} is queued (`refit logs -f {id}` watches it)\n"))?,
     }

@@ -9,13 +9,14 @@ use super::{
 use crate::model::Name;
 
 /// The keys that only some kinds have.
-const SPECIFIC: [&str; 16] = [
+const SPECIFIC: [&str; 17] = [
     "check",
     "container",
     "database",
     "user",
     "password",
     "format",
+    "roles",
     "url",
     "tools",
     "path",

@@ -23,6 +23,7 @@ retries = 2
 ["backup"]
 tools = "host"
 format = "plain"
+roles = false
 exclude = []
 env = {}
 secrets = {}

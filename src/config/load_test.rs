@@ -420,8 +420,48 @@ fn a_mysql_backup_names_its_container_and_nothing_of_other_kinds() {
     assert_eq!((container.as_str(), database.as_str(), user.as_str()), ("db", "Shop", "app"));
     assert_eq!(password.as_ref().map(|password| password.expose()), Some("hunter22"));
     let errors = with("container = 'db'\nuser = 'app'\nformat = 'custom'\n").errors();
-    assert!(errors.contains("`backup[0].format`: a `mysql` backup is of a database in a container"), "{errors}");
+    assert!(errors.contains("`backup[0].format`: a `mysql` backup is of a database on a server"), "{errors}");
     assert!(errors.contains("backup[0]") && errors.contains("`database`"), "{errors}");
+}
+
+#[test]
+fn only_postgres_has_roles() {
+    let roles = |text: &str| {
+        let house =
+            House::new(&format!("{SMALL}[[backup]]\n{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
+        let config = house.config();
+        match config.apps[0].environments[0].backups[0].source {
+            BackupSource::Postgres { roles, .. } | BackupSource::PostgresUrl { roles, .. } => roles,
+            ref other => panic!("{other:?}"),
+        }
+    };
+    let container = "kind = 'postgres'\ncontainer = 'db'\ndatabase = 'd'\nuser = 'u'\n";
+    assert!(!roles(container));
+    assert!(roles(&format!("{container}roles = true\n")));
+    assert!(roles("kind = 'postgres'\nurl = { env = 'DATABASE_URL' }\nroles = true\n"));
+    let house = House::new(&format!("{SMALL}[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nroles = true\n"));
+    assert_snapshot!(house.errors(), @"pipeline.toml:10:9: `backup[0].roles`: a `sqlite` backup has no `roles`; remove the key");
+}
+
+#[test]
+fn a_mysql_backup_may_name_its_url_instead() {
+    let with = |lines: &str| {
+        House::new(&format!("{SMALL}[[backup]]\nkind = 'mysql'\n{lines}")).var("MYSQL", "mysql://u:hunter22@h/d")
+    };
+    let house = with("url = { env = 'MYSQL' }\n");
+    let backup = &house.config().apps[0].environments[0].backups[0];
+    assert_eq!(backup.name.as_str(), "mysql");
+    let BackupSource::MysqlUrl { url, tools: DatabaseTools::Host } = &backup.source else { panic!("{backup:?}") };
+    assert_eq!(url.expose(), "mysql://u:hunter22@h/d");
+    let house = with("name = 'shop'\nurl = { env = 'MYSQL' }\ntools = 'mariadb:11'\n");
+    let backup = &house.config().apps[0].environments[0].backups[0];
+    let BackupSource::MysqlUrl { tools: DatabaseTools::Image(image), .. } = &backup.source else {
+        panic!("{backup:?}")
+    };
+    assert_eq!((backup.name.as_str(), image.as_str()), ("shop", "mariadb:11"));
+    let errors = with("url = { env = 'MYSQL' }\ncontainer = 'db'\npath = 'x'\n").errors();
+    assert!(errors.contains("`backup[0].container`: the `url` says where the database is"), "{errors}");
+    assert!(errors.contains("`backup[0].path`") && !errors.contains("hunter22"), "{errors}");
 }
 
 #[test]

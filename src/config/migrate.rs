@@ -131,6 +131,7 @@ fn is_database(source: &BackupSource) -> bool {
         BackupSource::Postgres { .. }
             | BackupSource::PostgresUrl { .. }
             | BackupSource::Mysql { .. }
+            | BackupSource::MysqlUrl { .. }
             | BackupSource::Sqlite { .. }
     )
 }

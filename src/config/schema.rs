@@ -65,6 +65,7 @@ pub(super) const TABLES: &[(&str, &[&str])] = &[
             "url",
             "tools",
             "format",
+            "roles",
             "path",
             "volume",
             "exclude",

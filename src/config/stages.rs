@@ -4,12 +4,12 @@ use super::{
     backups,
     read::Reader,
     types::{
-        Backup, BackupSource, Build, Builder, Compression, Coverage, PostgresFormat, PostgresTools, Pull, Retention,
+        Backup, BackupSource, Build, Builder, Compression, Coverage, DatabaseTools, PostgresFormat, Pull, Retention,
         Rollback, RuntimeKind, TestPlace, TestSuite, VerifyBackup,
     },
     values::{self, Complaint, boolean, choice, docker_name, duration, integer, text},
 };
-use crate::model::Name;
+use crate::{model::Name, secret::Secret};
 
 pub(super) fn pull(table: &Reader<'_>) -> Pull {
     Pull { timeout: table.get("timeout", duration), retries: table.get("retries", integer(0..=100)) }
@@ -113,7 +113,7 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     backups::refuse_foreign(
         table,
         "postgres",
-        &["check", "container", "database", "user", "password", "format", "path", "url", "tools"],
+        &["check", "container", "database", "user", "password", "format", "roles", "path", "url", "tools"],
     );
     let tools = table.get("tools", values::tools);
     if table.has("url") {
@@ -125,16 +125,24 @@ fn postgres(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     let password = table.read("password", |value| table.secret(value));
     let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
     let format = table.get("format", choice(formats));
+    let roles = table.get("roles", boolean);
     let database = database?;
     let name = name_from(&database, "postgres");
-    Some((BackupSource::Postgres { container: container?, database, user: user?, password, format: format? }, name))
+    let source =
+        BackupSource::Postgres { container: container?, database, user: user?, password, format: format?, roles };
+    Some((source, name))
 }
 
 fn mysql(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
-    let help = "name its `container`, `database` and `user`";
-    table.refuse(&["path", "format", "url", "tools"], "a `mysql` backup is of a database in a container", help);
+    let help = "name its `container`, `database` and `user`, or its `url`";
+    table.refuse(&["path", "format"], "a `mysql` backup is of a database on a server", help);
     let known = ["check", "container", "database", "user", "password", "path", "format", "url", "tools"];
     backups::refuse_foreign(table, "mysql", &known);
+    let tools = table.get("tools", values::tools);
+    if table.has("url") {
+        let url = url(table)?;
+        return Some((BackupSource::MysqlUrl { url, tools }, name_from("mysql", "mysql")));
+    }
     let container = table.required("container", docker_name);
     let database = table.required("database", values::database_word);
     let user = table.required("user", values::database_word);
@@ -144,13 +152,19 @@ fn mysql(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
     Some((BackupSource::Mysql { container: container?, database, user: user?, password }, name))
 }
 
-fn postgres_url(table: &Reader<'_>, tools: PostgresTools) -> Option<(BackupSource, Option<Name>)> {
-    let foreign = ["container", "database", "user", "password"];
-    table.refuse(&foreign, "the `url` says where the database is", "remove the key, or remove `url`");
-    let url = table.read("url", |value| table.secret(value));
+fn postgres_url(table: &Reader<'_>, tools: DatabaseTools) -> Option<(BackupSource, Option<Name>)> {
+    let url = url(table);
     let formats = &[("plain", Some(PostgresFormat::Plain)), ("custom", Some(PostgresFormat::Custom))];
     let format = table.get("format", choice(formats));
-    Some((BackupSource::PostgresUrl { url: url?, tools, format: format? }, name_from("postgres", "postgres")))
+    let roles = table.get("roles", boolean);
+    Some((BackupSource::PostgresUrl { url: url?, tools, format: format?, roles }, name_from("postgres", "postgres")))
+}
+
+/// Says all that `container`, `database`, `user` and `password` would.
+fn url(table: &Reader<'_>) -> Option<Secret> {
+    let foreign = ["container", "database", "user", "password"];
+    table.refuse(&foreign, "the `url` says where the database is", "remove the key, or remove `url`");
+    table.read("url", |value| table.secret(value))
 }
 
 fn sqlite(table: &Reader<'_>) -> Option<(BackupSource, Option<Name>)> {
@@ -219,7 +233,7 @@ fn coverage(table: &Reader<'_>) -> Option<Coverage> {
 }
 
 /// `env` and `secrets`, which must not set the same variable.
-pub(super) fn environment_and_secrets(table: &Reader<'_>) -> (Variables<String>, Variables<crate::secret::Secret>) {
+pub(super) fn environment_and_secrets(table: &Reader<'_>) -> (Variables<String>, Variables<Secret>) {
     let env = table.variables("env", text);
     let secrets = table.variables("secrets", |value| table.secret(value));
     for name in env.keys().filter(|name| secrets.contains_key(*name)) {

@@ -171,11 +171,21 @@ pub enum VerifyBackup {
 #[derive(Debug, Clone)]
 pub enum BackupSource {
     /// `pg_dump` inside the container, over Docker's exec API.
-    Postgres { container: String, database: String, user: String, password: Option<Secret>, format: PostgresFormat },
+    Postgres {
+        container: String,
+        database: String,
+        user: String,
+        password: Option<Secret>,
+        format: PostgresFormat,
+        /// The server's roles are backed up too.
+        roles: bool,
+    },
     /// A server anywhere: `pg_dump` on this host, or in a throw-away container.
-    PostgresUrl { url: Secret, tools: PostgresTools, format: PostgresFormat },
+    PostgresUrl { url: Secret, tools: DatabaseTools, format: PostgresFormat, roles: bool },
     /// `mariadb-dump` or `mysqldump` inside the container, over Docker's exec API.
     Mysql { container: String, database: String, user: String, password: Option<Secret> },
+    /// A server anywhere: the programs of this host, or of a throw-away container.
+    MysqlUrl { url: Secret, tools: DatabaseTools },
     /// A database file on this host, copied by SQLite's online backup.
     Sqlite { path: PathBuf },
     /// A directory of this host with everything below, but for what `exclude` names.
@@ -201,9 +211,9 @@ pub struct BackupCommand {
     pub secrets: BTreeMap<String, Secret>,
 }
 
-/// Where `pg_dump`, `pg_restore` and `psql` come from.
+/// Where the programs of a database that is reached by its URL come from: `pg_dump` and `psql`, `mariadb-dump` and `mariadb`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum PostgresTools {
+pub enum DatabaseTools {
     /// Those on this host's `PATH`.
     #[default]
     Host,

@@ -17,7 +17,7 @@ use jiff::{Span, SpanRelativeTo};
 
 use super::{
     tree::{At, Kind, Value},
-    types::{PathRules, PostgresTools},
+    types::{DatabaseTools, PathRules},
 };
 use crate::model::InvalidValue;
 
@@ -240,9 +240,9 @@ pub(super) fn image(value: &Value) -> Parsed<String> {
 }
 
 /// `host`, or an image that has the tools.
-pub(super) fn tools(value: &Value) -> Parsed<PostgresTools> {
+pub(super) fn tools(value: &Value) -> Parsed<DatabaseTools> {
     let name = image(value)?;
-    Ok(if name == "host" { PostgresTools::Host } else { PostgresTools::Image(name) })
+    Ok(if name == "host" { DatabaseTools::Host } else { DatabaseTools::Image(name) })
 }
 
 pub(super) fn target(value: &Value) -> Parsed<String> {

@@ -48,10 +48,20 @@ pub struct BackupRequest {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum BackupVerb {
-    Create { reason: Option<String> },
-    Verify { set: Option<String>, depth: Depth },
+    Create {
+        reason: Option<String>,
+        /// Only these parts; all where empty.
+        #[serde(default)]
+        parts: Vec<Name>,
+    },
+    Verify {
+        set: Option<String>,
+        depth: Depth,
+    },
     Restore(RestoreWish),
-    Delete { sets: Vec<String> },
+    Delete {
+        sets: Vec<String>,
+    },
     Prune,
 }
 
@@ -164,7 +174,7 @@ impl Control {
         let held = self.turn(&environment.key, request.no_wait, &job).await?;
         let hands = Hands { control: self, environment, trigger: request.trigger, job, _held: held };
         match request.verb {
-            BackupVerb::Create { reason } => hands.create(reason).await.map(BackupUpdate::Created),
+            BackupVerb::Create { reason, parts } => hands.create(reason, &parts).await.map(BackupUpdate::Created),
             BackupVerb::Verify { set, depth } => hands.verify(set.as_deref(), depth).await.map(BackupUpdate::Verified),
             BackupVerb::Restore(wish) => hands.restore_here(&wish).await.map(BackupUpdate::Restored),
             BackupVerb::Delete { sets } => hands.delete(&sets).await.map(BackupUpdate::Removed),
@@ -192,14 +202,15 @@ impl Control {
 }
 
 impl Hands<'_> {
-    async fn create(&self, reason: Option<String>) -> Result<Created> {
+    async fn create(&self, reason: Option<String>, parts: &[Name]) -> Result<Created> {
         if self.environment.backups.is_empty() {
             return Err(ControlError::usage(
                 format!("{} has no [[backup]]: there is nothing to back up", self.environment.key),
                 "add one to pipeline.toml; `docs/data.md` shows each kind",
             ));
         }
-        let report = self.take(&self.environment, reason.as_deref().unwrap_or("by hand")).await?;
+        self.known(parts)?;
+        let report = self.take(&self.environment, parts, reason.as_deref().unwrap_or("by hand")).await?;
         let world = &self.control.world;
         let mut verified = None;
         if let Some(set) = &report.set {
@@ -219,14 +230,25 @@ impl Hands<'_> {
         Ok(Created { report, verified, removed })
     }
 
+    fn known(&self, parts: &[Name]) -> Result<()> {
+        let names = || self.environment.backups.iter().map(|backup| &backup.name);
+        let Some(unknown) = parts.iter().find(|part| !names().any(|name| name == *part)) else { return Ok(()) };
+        let there: Vec<&str> = names().map(Name::as_str).collect();
+        Err(ControlError::usage(
+            format!("{} has no [[backup]] named `{unknown}`", self.environment.key),
+            format!("it has {}", there.join(", ")),
+        ))
+    }
+
     /// Takes a set.
-    async fn take(&self, environment: &Environment, reason: &str) -> Result<BackupReport> {
+    async fn take(&self, environment: &Environment, parts: &[Name], reason: &str) -> Result<BackupReport> {
         let world = &self.control.world;
         let live = world.registry.live(&environment.key).await?;
         let mut context = backup::context(world, &environment.key, None).await;
         context.by.clone_from(&self.trigger.by);
         let request = SetRequest {
             environment,
+            parts,
             deployment: None,
             commit: live.as_ref().map(|release| &release.commit),
             reason,

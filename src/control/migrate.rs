@@ -228,6 +228,7 @@ impl Observer {
     async fn back_up(&self, environment: &Environment, commit: &CommitId, job: &Job) -> Result<String> {
         let request = SetRequest {
             environment,
+            parts: &[],
             deployment: None,
             commit: Some(commit),
             reason: "before a migration by hand",

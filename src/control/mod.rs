@@ -336,6 +336,9 @@ impl Control {
         for environment in world.config.environments() {
             traffic::settle(&world, environment).await?;
         }
+        if daemon {
+            orphans::sweep_data(&world).await;
+        }
         let queue = Queue::start(Arc::clone(&world), daemon, &untidy);
         let lock = Arc::new(Mutex::new(Some(lock)));
         Ok(Self { world, queue, lock, hurry: CancellationToken::new(), by_hand: CancellationToken::new() })

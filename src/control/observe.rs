@@ -259,7 +259,7 @@ impl Observer {
                 BackupSource::Sqlite { path } | BackupSource::Files { path, .. } if path.exists() => "present",
                 BackupSource::Sqlite { .. } | BackupSource::Files { .. } => "missing",
                 // Nobody asks a server that is not ours how it is.
-                BackupSource::PostgresUrl { .. } => "unknown",
+                BackupSource::PostgresUrl { .. } | BackupSource::MysqlUrl { .. } => "unknown",
                 // Made with the app's container where it is not there.
                 BackupSource::Volume { .. } => return None,
             };

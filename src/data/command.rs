@@ -78,6 +78,7 @@ impl Kind for Command {
             compression: Some(backup.compression),
             tables: Vec::new(),
             tree: None,
+            roles: None,
             tool: "command".to_owned(),
             server: None,
             duration_ms: 0,

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     config::{Backup, BackupSource, PathRules},
+    model::EnvironmentKey,
     runtime::Job,
 };
 
@@ -69,6 +70,10 @@ impl Kind for Files {
 
     async fn rehearse(&self, stored: Stored<'_>, _: Reach<'_>, job: &Job) -> Result<Vec<TableRows>, DataError> {
         tree::rehearse(stored, job).await.map(|()| Vec::new())
+    }
+
+    async fn exists(&self, backup: &Backup, _: &EnvironmentKey, _: Reach<'_>, _: &Job) -> Result<bool, DataError> {
+        Ok(source_of(&backup.source)?.0.exists())
     }
 
     fn discard_leftovers(&self, source: &BackupSource) -> Result<Vec<PathBuf>, DataError> {

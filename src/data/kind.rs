@@ -5,7 +5,7 @@
 //! which says what a file of a set holds; `catalogue` has to do with the latter alone, because a set can be looked at
 //! on a machine that has no configuration.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use super::{
     DataError, Part, PartKind, TableRows, command, files, mysql,
     part::Place,
     postgres,
+    progress::SetDir,
     restore::{Gate, Loaded, Work},
     sqlite, volume,
 };
@@ -78,8 +79,7 @@ pub struct TableCount {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Stored<'a> {
     pub part: &'a Part,
-    /// The set's directory.
-    pub set: &'a Path,
+    pub set: SetDir<'a>,
     /// Whose the set is: throw-away containers are labelled with it.
     pub key: &'a EnvironmentKey,
     /// The configuration's entry of the part's name and kind, if there is one.
@@ -128,6 +128,32 @@ pub(super) trait Kind: Send + Sync {
         Err(DataError::dump(format!("`{}` is no database that could be asked", backup.name)))
     }
 
+    /// Whether there is anything yet: a restore makes what is not. An error where that cannot be told.
+    async fn exists(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<bool, DataError> {
+        // A kind that only its owner knows.
+        let _ = (backup, key, reach, job);
+        Ok(true)
+    }
+
+    /// Ends or removes what a restore that was killed left where that takes more than this host's files. What was done, for people.
+    async fn sweep(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        // A kind whose restores leave nothing there.
+        let _ = (backup, key, reach, job);
+        Ok(None)
+    }
+
     /// Removes what a restore that was killed left. What was removed.
     fn discard_leftovers(&self, source: &BackupSource) -> Result<Vec<PathBuf>, DataError> {
         // A kind whose restores leave nothing.
@@ -152,7 +178,7 @@ impl PartKind {
     pub(super) fn of(source: &BackupSource) -> Self {
         match source {
             BackupSource::Postgres { .. } | BackupSource::PostgresUrl { .. } => Self::Postgres,
-            BackupSource::Mysql { .. } => Self::Mysql,
+            BackupSource::Mysql { .. } | BackupSource::MysqlUrl { .. } => Self::Mysql,
             BackupSource::Sqlite { .. } => Self::Sqlite,
             BackupSource::Files { .. } => Self::Files,
             BackupSource::Volume { .. } => Self::Volume,

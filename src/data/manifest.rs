@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::{BackupReport, DataError, PartFailure, SetRequest, Tree, VERIFICATION};
+use super::{BackupReport, DataError, PartFailure, SetRequest, Tree, VERIFICATION, progress::ReadMeter};
 use crate::{
     config::Compression,
     model::{CommitId, DeploymentId, EnvironmentKey, Name},
@@ -25,7 +25,10 @@ use crate::{
 /// The file that makes a directory a backup.
 pub const MANIFEST: &str = "manifest.json";
 
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
+
+/// What a document is that has nothing of what version 3 brought: an older Refit reads it.
+const WITHOUT_ROLES: u32 = 2;
 
 /// The oldest version that is still read. What a version added is left out of a document that does not have it, so that the checksum of an
 /// older document is computed over what was written then.
@@ -34,7 +37,7 @@ const OLDEST: u32 = 1;
 /// A manifest is a few kilobytes; anything beyond this is not one.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Version 2 of the document. A new or changed field is a new version; version 2 added what may be absent.
+/// Version 3 of the document. A new or changed field is a new version; version 2 added what may be absent, version 3 `roles`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -90,6 +93,9 @@ pub struct Part {
     /// Of a directory or a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tree: Option<Tree>,
+    /// PostgreSQL: the roles of the server, in a file of their own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub roles: Option<RolesFile>,
     /// What made it: `pg_dump (PostgreSQL) 15.14`, `SQLite 3.50.2`.
     pub tool: String,
     /// The database server's version, where it has one of its own.
@@ -97,6 +103,22 @@ pub struct Part {
     /// A command line for a person; what is in capitals is theirs to fill in.
     pub restore: String,
     pub duration_ms: u64,
+}
+
+/// What `pg_dumpall --roles-only` wrote.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RolesFile {
+    /// A plain name in the set's directory.
+    pub file: String,
+    pub sha256: String,
+    pub bytes: u64,
+    /// Roles in it.
+    pub count: u64,
+    /// With the hashes of their passwords, which only a superuser may read.
+    pub passwords: bool,
+    /// A command line for a person.
+    pub restore: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +184,36 @@ pub struct TableRows {
     pub rows: u64,
 }
 
+/// A file as the manifest records it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct PartFile<'a> {
+    pub name: &'a str,
+    pub sha256: &'a str,
+    pub bytes: u64,
+}
+
+impl Part {
+    /// Its own first.
+    pub(super) fn files(&self) -> impl Iterator<Item = PartFile<'_>> {
+        let own = PartFile { name: &self.file, sha256: &self.sha256, bytes: self.bytes };
+        let roles = self.roles.as_ref();
+        let roles = roles.map(|roles| PartFile { name: &roles.file, sha256: &roles.sha256, bytes: roles.bytes });
+        std::iter::once(own).chain(roles)
+    }
+
+    /// Of all its files, in bytes.
+    pub(super) fn size(&self) -> u64 {
+        self.files().map(|file| file.bytes).sum()
+    }
+
+    /// What its backup lacks, for people.
+    pub fn warning(&self) -> Option<String> {
+        let roles = self.roles.as_ref().filter(|roles| !roles.passwords)?;
+        let why = "its user may not read them, which takes a superuser";
+        Some(format!("the {} roles of `{}` are without their passwords: {why}", roles.count, self.name))
+    }
+}
+
 /// How the world was when a set was taken.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SetContext {
@@ -191,9 +243,18 @@ pub struct Verified {
 impl Manifest {
     pub(super) fn new(request: &SetRequest<'_>, created_at: Timestamp, report: &BackupReport) -> Self {
         let EnvironmentKey { app, environment } = request.environment.key.clone();
-        let warnings = report.failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
+        let left_out = request.environment.backups.iter().filter(|backup| !request.wants(backup));
+        let left_out = left_out.map(|backup| PartFailure {
+            name: backup.name.to_string(),
+            error: "it was left out when the set was asked for".to_owned(),
+            required: false,
+        });
+        let failures: Vec<PartFailure> = report.failures.iter().cloned().chain(left_out).collect();
+        let missing = failures.iter().map(|f| format!("`{}` is not in this backup: {}", f.name, f.error));
+        let warnings = missing.chain(report.parts.iter().filter_map(Part::warning));
+        let roles = report.parts.iter().any(|part| part.roles.is_some());
         Self {
-            version: VERSION,
+            version: if roles { VERSION } else { WITHOUT_ROLES },
             app,
             environment,
             deployment: request.deployment,
@@ -204,8 +265,8 @@ impl Manifest {
             schema: request.context.schema.clone(),
             by: request.context.by.clone(),
             parts: report.parts.clone(),
-            failures: report.failures.clone(),
             warnings: warnings.collect(),
+            failures,
             refit: env!("CARGO_PKG_VERSION").to_owned(),
             checksum: String::new(),
         }
@@ -264,8 +325,8 @@ pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
     if serde_json::to_vec_pretty(&manifest).map_err(|e| unusable(e.to_string()))? != text.trim_ascii_end() {
         return Err(unusable("it is not as it was written".to_owned()));
     }
-    if let Some(part) = manifest.parts.iter().find(|p| !is_plain_name(&p.file)) {
-        return Err(unusable(format!("`{}` is not a plain file name", part.file.escape_default())));
+    if let Some(file) = manifest.parts.iter().flat_map(Part::files).find(|file| !is_plain_name(file.name)) {
+        return Err(unusable(format!("`{}` is not a plain file name", file.name.escape_default())));
     }
     Ok(manifest)
 }
@@ -275,24 +336,43 @@ pub fn read_manifest(set_dir: &Path) -> Result<Manifest, DataError> {
 /// # Errors
 /// As [`read_manifest`]; [`DataError::Damaged`] with every file that is missing or not what was written.
 pub fn verify_checksums(set_dir: &Path) -> Result<Verified, DataError> {
-    let manifest = read_manifest(set_dir)?;
+    checksums(set_dir, &read_manifest(set_dir)?, &ReadMeter::default(), &CancellationToken::new())
+}
+
+/// The same, told how far it is and when to give up.
+pub(super) fn checksums(
+    set_dir: &Path,
+    manifest: &Manifest,
+    meter: &ReadMeter,
+    cancel: &CancellationToken,
+) -> Result<Verified, DataError> {
     let mut problems = Vec::new();
     for part in &manifest.parts {
-        problems.extend(problem(set_dir, part, &CancellationToken::new())?);
+        problems.extend(problem(set_dir, part, meter, cancel)?);
     }
     if !problems.is_empty() {
         return Err(DataError::Damaged { set: set_dir.to_owned(), problems });
     }
-    Ok(Verified { parts: manifest.parts.len(), bytes: manifest.parts.iter().map(|p| p.bytes).sum() })
+    Ok(Verified { parts: manifest.parts.len(), bytes: manifest.parts.iter().map(Part::size).sum() })
 }
 
-/// What is wrong with a part's file, if anything. Blocks.
+/// What is wrong with a part's files, if anything. Blocks.
 ///
 /// # Errors
 /// Only [`DataError::Cancelled`].
-pub(super) fn problem(set_dir: &Path, part: &Part, cancel: &CancellationToken) -> Result<Option<String>, DataError> {
+pub(super) fn problem(
+    set_dir: &Path,
+    part: &Part,
+    meter: &ReadMeter,
+    cancel: &CancellationToken,
+) -> Result<Option<String>, DataError> {
+    let found = part.files().find_map(|file| problem_of(set_dir, file, meter, cancel));
+    if cancel.is_cancelled() { Err(DataError::Cancelled) } else { Ok(found) }
+}
+
+fn problem_of(set_dir: &Path, file: PartFile<'_>, meter: &ReadMeter, cancel: &CancellationToken) -> Option<String> {
     let read = || -> io::Result<(u64, String)> {
-        let mut file = open_plain(&set_dir.join(&part.file))?;
+        let mut file = open_plain(&set_dir.join(file.name))?;
         let mut hash = Sha256::new();
         let mut chunk = vec![0; 128 * 1024];
         let mut bytes = 0;
@@ -302,22 +382,20 @@ pub(super) fn problem(set_dir: &Path, part: &Part, cancel: &CancellationToken) -
                 return Ok((bytes, hex::encode(hash.finalize())));
             }
             bytes += n as u64;
+            meter.add(n);
             hash.update(&chunk[..n]);
         }
     };
-    let found = read();
-    if cancel.is_cancelled() {
-        return Err(DataError::Cancelled);
-    }
-    Ok(match found {
-        Ok((bytes, _)) if bytes != part.bytes => {
-            Some(format!("`{}` has {bytes} bytes and should have {}", part.file, part.bytes))
+    let name = file.name;
+    match read() {
+        Ok((bytes, _)) if bytes != file.bytes => {
+            Some(format!("`{name}` has {bytes} bytes and should have {}", file.bytes))
         }
-        Ok((_, sha256)) if sha256 != part.sha256 => Some(format!("`{}` has another SHA-256 than recorded", part.file)),
+        Ok((_, sha256)) if sha256 != file.sha256 => Some(format!("`{name}` has another SHA-256 than recorded")),
         Ok(_) => None,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("`{}` is missing", part.file)),
-        Err(error) => Some(format!("`{}` cannot be read: {error}", part.file)),
-    })
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("`{name}` is missing")),
+        Err(error) => Some(format!("`{name}` cannot be read: {error}")),
+    }
 }
 
 /// Opens a regular file, no link, without waiting on what is a pipe.

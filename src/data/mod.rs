@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config::{Backup, Environment},
-    model::{CommitId, DeploymentId, EnvironmentKey},
+    model::{CommitId, DeploymentId, EnvironmentKey, Name},
     runtime::{Job, RuntimeError},
 };
 
@@ -42,14 +42,19 @@ mod manifest;
 mod mysql;
 mod part;
 mod postgres;
+mod present;
+mod progress;
 mod restore;
 mod retention;
 mod sqlite;
+mod sweep;
 #[cfg(test)]
 mod tests;
+mod tools;
 mod tree;
 mod trust;
 mod unpack;
+mod url;
 mod verify;
 mod volume;
 
@@ -60,9 +65,10 @@ pub use check::check_data;
 pub use kind::{Check, Reach, TableCount};
 pub use layout::SetName;
 pub use manifest::{
-    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, SetContext, SetRelease, TableRows, Verified,
+    MANIFEST, Manifest, Part, PartFormat, PartKind, PartSource, RolesFile, SetContext, SetRelease, TableRows, Verified,
     read_manifest, verify_checksums,
 };
+pub use present::present;
 pub use restore::{
     Left, RestoreReport, RestoreRequest, RestoredPart, SkippedPart, discard_restore_leftovers, restore_set,
 };
@@ -71,14 +77,12 @@ pub use retention::{
     which_set,
 };
 pub use sqlite::make_example_database;
+pub use sweep::sweep_leftovers;
 pub use tree::Tree;
 pub use trust::{LastLook, keep as keep_verification, verify_new};
 pub use verify::{
     Depth, VERIFICATION, VerifiedPart, VerifyReport, VerifyRequest, last_verification, record_verification, verify_set,
 };
-
-/// Between two lines about how far a dump has come.
-const PROGRESS_EVERY: Duration = Duration::from_secs(5);
 
 /// How long a part that is out of time may take to end its command and tidy up.
 const WIND_UP: Duration = Duration::from_secs(30);
@@ -159,6 +163,8 @@ impl From<RuntimeError> for DataError {
 #[derive(Debug, Clone, Copy)]
 pub struct SetRequest<'a> {
     pub environment: &'a Environment,
+    /// Only these parts; all where empty. The set says that the others are missing, so that retention keeps their last copy.
+    pub parts: &'a [Name],
     /// None for a backup by hand.
     pub deployment: Option<DeploymentId>,
     /// The commit that is about to be deployed.
@@ -167,6 +173,12 @@ pub struct SetRequest<'a> {
     pub reason: &'a str,
     pub backups_dir: &'a Path,
     pub context: &'a SetContext,
+}
+
+impl SetRequest<'_> {
+    fn wants(&self, backup: &Backup) -> bool {
+        self.parts.is_empty() || self.parts.contains(&backup.name)
+    }
 }
 
 /// What came of it.
@@ -212,7 +224,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
     let created_at = Timestamp::now();
     let usual = retention::last_sizes(request.backups_dir, &environment.key);
     let set = layout::NewSet::create(request.backups_dir, &environment.key, created_at)?;
-    for backup in &environment.backups {
+    for backup in environment.backups.iter().filter(|backup| request.wants(backup)) {
         if job.cancel.is_cancelled() {
             return Err(DataError::Cancelled);
         }
@@ -237,7 +249,7 @@ pub async fn create_set(request: SetRequest<'_>, reach: Reach<'_>, job: &Job) ->
         report.parts.clear();
         return Ok(report);
     }
-    report.bytes = report.parts.iter().map(|p| p.bytes).sum();
+    report.bytes = report.parts.iter().map(Part::size).sum();
     let manifest = Manifest::new(&request, created_at, &report);
     manifest.write(set.dir())?;
     let name = set.keep();
@@ -261,7 +273,7 @@ async fn dump_part(
     let place = part::Place { dir: set.dir(), meter: &meter, key };
     let mut work = kind_of(PartKind::of(&backup.source)).dump(backup, &place, reach, job);
     let mut deadline = Box::pin(tokio::time::sleep(backup.timeout));
-    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + PROGRESS_EVERY, PROGRESS_EVERY);
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + progress::EVERY, progress::EVERY);
     let result = loop {
         tokio::select! {
             result = &mut work => break result,

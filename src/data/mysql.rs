@@ -41,6 +41,7 @@ use crate::{
 
 use client::{Server, succeeded};
 use sieve::{Heard, Purpose, Sieve, Sifted};
+use url::Url;
 
 mod client;
 mod judge;
@@ -49,6 +50,7 @@ mod restore;
 mod sieve;
 mod split;
 mod swap;
+mod url;
 
 #[derive(Debug)]
 pub(super) struct Mysql;
@@ -56,8 +58,16 @@ pub(super) struct Mysql;
 #[async_trait]
 impl Kind for Mysql {
     fn place(&self, source: &BackupSource) -> String {
-        let BackupSource::Mysql { container, database, .. } = source else { return String::new() };
-        format!("MySQL database `{database}` in container `{container}`")
+        match source {
+            BackupSource::Mysql { container, database, .. } => {
+                format!("MySQL database `{database}` in container `{container}`")
+            }
+            BackupSource::MysqlUrl { url, .. } => match Url::parse(url) {
+                Ok(url) => format!("MySQL database `{}` at {}", url.database(), url.server()),
+                Err(_) => "a MySQL database".to_owned(),
+            },
+            _ => String::new(),
+        }
     }
 
     async fn dump(&self, backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -> Result<Part, DataError> {
@@ -79,33 +89,78 @@ impl Kind for Mysql {
         rehearse::rehearse(stored, reach, job).await
     }
 
+    async fn sweep(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<Option<String>, DataError> {
+        let database = database_of(&backup.source)?;
+        let server = Server::find(&backup.source, key, reach, job).await?;
+        let settled = restore::settle(&database, &server, job).await;
+        server.close(job).await;
+        settled
+    }
+
+    async fn exists(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<bool, DataError> {
+        let database = database_of(&backup.source)?;
+        let server = Server::find(&backup.source, key, reach, job).await?;
+        let exists = restore::exists(&server, &database, job).await;
+        server.close(job).await;
+        exists
+    }
+
     async fn ask(
         &self,
         backup: &Backup,
-        _: &EnvironmentKey,
+        key: &EnvironmentKey,
         query: &str,
         reach: Reach<'_>,
         job: &Job,
     ) -> Result<Option<String>, DataError> {
-        let BackupSource::Mysql { database, .. } = &backup.source else { return Ok(None) };
-        let server = Server::find(&backup.source, reach, job).await?;
-        Ok(restore::first(server.ask(Some(database), &format!("{query}\n;\n"), job).await?))
+        let database = database_of(&backup.source)?;
+        let server = Server::find(&backup.source, key, reach, job).await?;
+        let answer = server.ask(Some(&database), &format!("{query}\n;\n"), job).await;
+        server.close(job).await;
+        Ok(restore::first(answer?))
+    }
+}
+
+/// The database's name.
+fn database_of(source: &BackupSource) -> Result<String, DataError> {
+    match source {
+        BackupSource::Mysql { database, .. } => Ok(database.clone()),
+        BackupSource::MysqlUrl { url, .. } => {
+            Url::parse(url).map(|url| url.database().to_owned()).map_err(DataError::dump)
+        }
+        _ => Err(DataError::dump("not a MySQL database")),
     }
 }
 
 async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -> Result<Part, DataError> {
-    let BackupSource::Mysql { container, database, user, password } = &backup.source else {
-        return Err(DataError::dump("not a MySQL database"));
-    };
+    let server = Server::find(&backup.source, place.key, reach, job).await?;
+    let dumped = dump_with(&server, backup, place, job).await;
+    server.close(job).await;
+    dumped
+}
+
+async fn dump_with(server: &Server<'_>, backup: &Backup, place: &Place<'_>, job: &Job) -> Result<Part, DataError> {
     let name = backup.name.as_str();
-    let server = Server::find(&backup.source, reach, job).await?;
+    let database = database_of(&backup.source)?;
     // What a restore that was killed has taken away would be missing in the dump.
-    restore::settle(&backup.source, &server, job).await?;
-    let options = consistency(&server, database, job).await?;
+    restore::settle(&database, server, job).await?;
+    let options = consistency(server, &database, job).await?;
     let file = format!("{name}.sql{}", part::suffix(backup.compression));
     let writer = PartWriter::create(place, file, backup.compression).await?;
     let mut writer = Tee { writer, sieve: Sieve::new(Purpose::Hear) };
-    let ended = server.dump(database, &options, &mut writer, job).await;
+    let ended = server.dump(&database, &options, &mut writer, job).await;
     let Tee { mut writer, sieve } = writer;
     // A disk that is full is the cause of whatever the engine makes of it.
     if let Some(error) = writer.failure(name) {
@@ -118,18 +173,13 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
     if let Some(why) = refused {
         job.log.line(format!("warning: a restore would refuse the dump of `{name}`: {why}"));
     }
-    let restore = hint(&written.file, &server, container, user, password.is_some(), backup.compression);
+    let restore = hint(&written.file, server.client_name(), &backup.source, backup.compression);
     written.doomed.keep();
     Ok(Part {
         name: backup.name.to_string(),
         kind: PartKind::Mysql,
         format: PartFormat::Plain,
-        source: PartSource {
-            container: Some(container.clone()),
-            database: Some(database.clone()),
-            user: Some(user.clone()),
-            ..PartSource::default()
-        },
+        source: described(&backup.source, database),
         file: written.file,
         sha256: written.sha256,
         bytes: written.bytes,
@@ -140,6 +190,7 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
         compression: Some(backup.compression),
         tables: heard.tables.into_iter().map(|(name, rows)| TableRows { name, rows }).collect(),
         tree: None,
+        roles: None,
         duration_ms: 0,
     })
 }
@@ -190,26 +241,34 @@ fn whole(heard: &Heard) -> Result<(), DataError> {
     Ok(())
 }
 
-fn hint(
-    file: &str,
-    server: &Server<'_>,
-    container: &str,
-    user: &str,
-    password: bool,
-    compression: Compression,
-) -> String {
+/// Where it came from.
+fn described(source: &BackupSource, database: String) -> PartSource {
+    let mut described = PartSource { database: Some(database), ..PartSource::default() };
+    match source {
+        BackupSource::Mysql { container, user, .. } => {
+            described.container = Some(container.clone());
+            described.user = Some(user.clone());
+        }
+        BackupSource::MysqlUrl { url, .. } => described.server = Url::parse(url).ok().map(|url| url.server()),
+        _ => {}
+    }
+    described
+}
+
+fn hint(file: &str, client: &str, source: &BackupSource, compression: Compression) -> String {
     let read = match compression {
         Compression::Gzip => "gunzip -c",
         Compression::Zstd => "zstd -dc",
         Compression::None => "cat",
     };
+    const OPTIONS: &str = "--binary-mode --default-character-set=utf8mb4";
+    let BackupSource::Mysql { container, user, password, .. } = source else {
+        return format!("{read} {file} | {client} {OPTIONS} --host=HOST --user=USER EMPTY_DATABASE");
+    };
     let (container, user) = (shell_quote(container), shell_quote(user));
     // The shell's own variable of that name is handed on; nothing secret is typed into the line.
-    let env = if password { " --env MYSQL_PWD" } else { "" };
-    let client = server.client_name();
-    format!(
-        "{read} {file} | docker exec -i{env} {container} {client} --binary-mode --default-character-set=utf8mb4 --user={user} EMPTY_DATABASE"
-    )
+    let env = if password.is_some() { " --env MYSQL_PWD" } else { "" };
+    format!("{read} {file} | docker exec -i{env} {container} {client} {OPTIONS} --user={user} EMPTY_DATABASE")
 }
 
 /// Reads the file and compares what it holds with what was noted when it was made.

@@ -47,7 +47,7 @@ impl Meter {
 }
 
 /// `40 s`, `3 min`.
-fn time(seconds: u64) -> String {
+pub(super) fn time(seconds: u64) -> String {
     if seconds < 100 { format!("{seconds} s") } else { format!("{} min", seconds.div_ceil(60)) }
 }
 
@@ -75,6 +75,9 @@ pub(super) struct Place<'a> {
     /// Whose the set is.
     pub key: &'a EnvironmentKey,
 }
+
+/// How the name of a copy ends that is looked at, in its set, and removed again. It begins with a dot.
+pub(super) const LOOK: &str = ".look";
 
 /// The ending that tells a file's compression.
 pub(super) fn suffix(compression: Compression) -> &'static str {

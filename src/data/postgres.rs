@@ -43,6 +43,7 @@ use crate::{
 mod archive;
 pub(super) mod client;
 mod rehearse;
+pub(super) mod roles;
 pub(super) mod script;
 
 use archive::Archive;
@@ -63,7 +64,7 @@ impl Kind for Postgres {
                 format!("PostgreSQL database `{database}` in container `{container}`")
             }
             BackupSource::PostgresUrl { url, .. } => match Url::parse(url) {
-                Ok(url) => format!("PostgreSQL database `{}` at {}", url.database, url.server()),
+                Ok(url) => format!("PostgreSQL database `{}` at {}", url.database(), url.server()),
                 Err(_) => "a PostgreSQL database".to_owned(),
             },
             _ => String::new(),
@@ -83,6 +84,16 @@ impl Kind for Postgres {
 
     async fn restore(&self, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
         restore::postgres::restore(work, gate).await
+    }
+
+    async fn exists(
+        &self,
+        backup: &Backup,
+        key: &EnvironmentKey,
+        reach: Reach<'_>,
+        job: &Job,
+    ) -> Result<bool, DataError> {
+        restore::postgres::exists(&backup.source, key, reach, job).await
     }
 
     async fn ask(
@@ -130,6 +141,7 @@ async fn look(stored: Stored<'_>) -> Result<Vec<Check>, DataError> {
         }
         Ok(_) => Check::bad(what, "the tables in it are not those that were counted when it was made"),
     });
+    checks.extend(roles::look(stored));
     Ok(checks)
 }
 
@@ -208,6 +220,10 @@ async fn dump(backup: &Backup, place: &Place<'_>, reach: Reach<'_>, job: &Job) -
 async fn dump_with(client: &Client<'_>, backup: &Backup, place: &Place<'_>, job: &Job) -> Result<Part, DataError> {
     let name = backup.name.as_str();
     let format = format_of(&backup.source);
+    let roles = match with_roles(&backup.source) {
+        true => Some(roles::dump(client, name, &backup.source, place, job).await?),
+        false => None,
+    };
     let (file, outside) = file_and_compression(name, format, backup.compression);
     let mut writer = PartWriter::create(place, file, outside).await?;
     let command = client.command(&arguments(format, backup.compression));
@@ -233,6 +249,10 @@ async fn dump_with(client: &Client<'_>, backup: &Backup, place: &Place<'_>, job:
     let source = describe(&backup.source, client, job).await;
     let restore = restore_hint(&written.file, &backup.source, format, outside);
     written.doomed.keep();
+    let roles = roles.map(|(roles, doomed)| {
+        doomed.keep();
+        roles
+    });
     Ok(Part {
         name: name.to_owned(),
         kind: PartKind::Postgres,
@@ -245,6 +265,7 @@ async fn dump_with(client: &Client<'_>, backup: &Backup, place: &Place<'_>, job:
         compression: Some(outside),
         tables,
         tree: None,
+        roles,
         tool: versions.tool.map_or_else(|| "pg_dump".to_owned(), |v| format!("pg_dump (PostgreSQL) {v}")),
         server: versions.server.map(|v| format!("PostgreSQL {v}")),
         restore,
@@ -257,6 +278,10 @@ fn format_of(source: &BackupSource) -> PostgresFormat {
         BackupSource::Postgres { format, .. } | BackupSource::PostgresUrl { format, .. } => *format,
         _ => PostgresFormat::Plain,
     }
+}
+
+fn with_roles(source: &BackupSource) -> bool {
+    matches!(source, BackupSource::Postgres { roles: true, .. } | BackupSource::PostgresUrl { roles: true, .. })
 }
 
 /// What an empty database like this one is made with.
@@ -295,7 +320,7 @@ async fn describe(source: &BackupSource, client: &Client<'_>, job: &Job) -> Part
         }
         BackupSource::PostgresUrl { url, .. } => {
             let url = Url::parse(url).ok();
-            described.database = url.as_ref().map(|url| url.database.clone());
+            described.database = url.as_ref().map(|url| url.database().to_owned());
             described.server = url.map(|url| url.server());
         }
         _ => {}
@@ -422,6 +447,7 @@ mod tests {
             user: "o'brien $(x)".to_owned(),
             password: None,
             format: PostgresFormat::Plain,
+            roles: false,
         };
         let hint = restore_hint("a.sql.gz", &source, PostgresFormat::Plain, Compression::Gzip);
         assert!(hint.starts_with("gunzip -c a.sql.gz | docker exec -i db psql "), "{hint}");

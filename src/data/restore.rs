@@ -27,6 +27,7 @@ use std::{
     future::Future,
     path::{Path, PathBuf},
     pin::{Pin, pin},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -38,7 +39,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     DataError, Manifest, Part, PartKind, Reach, WIND_UP,
     kind::{self, kind_of},
-    part, read_manifest, verify_checksums,
+    manifest, part,
+    progress::{ReadMeter, Reading, SetDir},
+    read_manifest,
 };
 use crate::{
     config::{Backup, BackupSource, Environment},
@@ -162,13 +165,20 @@ pub fn discard_restore_leftovers(environment: &Environment) -> Result<Vec<PathBu
 async fn verified(set: &Path, job: &Job) -> Result<Manifest, DataError> {
     job.log.line(format!("verifying backup {}", set.display()));
     let dir = set.to_owned();
+    let (manifest, meter) = (read_manifest(set)?, Arc::<ReadMeter>::default());
+    let total = manifest.parts.iter().map(Part::size).sum();
+    let (counted, cancel) = (Arc::clone(&meter), job.cancel.child_token());
+    let _guard = cancel.clone().drop_guard();
     let verifying = tokio::task::spawn_blocking(move || {
-        let verified = verify_checksums(&dir)?;
-        Ok::<_, DataError>((verified, read_manifest(&dir)?))
+        let verified = manifest::checksums(&dir, &manifest, &counted, &cancel)?;
+        Ok::<_, DataError>((verified, manifest))
     });
+    let reading = Reading { what: "verifying", total, meter: &meter };
     let (verified, manifest) = tokio::select! {
         () = job.cancel.cancelled() => return Err(DataError::Cancelled),
-        done = verifying => done.map_err(|e| DataError::dump(format!("verifying was interrupted: {e}")))??,
+        done = reading.told(job, verifying) => {
+            done.map_err(|e| DataError::dump(format!("verifying was interrupted: {e}")))??
+        }
     };
     job.log.line(format!("verified {} files, {}", verified.parts, part::size(verified.bytes)));
     Ok(manifest)
@@ -276,7 +286,7 @@ pub(super) struct Loaded {
 pub(super) struct Work<'a> {
     pub part: &'a Part,
     pub backup: &'a Backup,
-    pub set: &'a Path,
+    pub set: SetDir<'a>,
     /// Whose the data is: throw-away containers are labelled with it.
     pub key: &'a EnvironmentKey,
     pub reach: Reach<'a>,
@@ -301,11 +311,13 @@ async fn carry_out(
     let (last, first): (Vec<_>, Vec<_>) =
         plan.pairs.iter().enumerate().partition(|(_, (part, _))| kind_of(part.kind).comes_last());
     let mut missing = first.len();
+    let meters: Vec<Arc<ReadMeter>> = plan.pairs.iter().map(|_| Arc::default()).collect();
+    let dirs: Vec<SetDir<'_>> = meters.iter().map(|meter| SetDir { path: request.set, meter }).collect();
     let works: FuturesUnordered<Working<'_>> = first
         .into_iter()
         .map(|(index, (part, backup))| {
             let key = &request.environment.key;
-            let work = Work { part, backup, set: request.set, key, reach, job: &inner };
+            let work = Work { part, backup, set: dirs[index], key, reach, job: &inner };
             let gate = Gate { ready: ready.clone(), open: open.clone() };
             Box::pin(async move { (index, work.run(gate).await) }) as Working<'_>
         })
@@ -333,7 +345,7 @@ async fn carry_out(
         return Err(given_up);
     }
     for (index, (part, backup)) in last {
-        let work = Work { part, backup, set: request.set, key: &request.environment.key, reach, job: &inner };
+        let work = Work { part, backup, set: dirs[index], key: &request.environment.key, reach, job: &inner };
         if let Err(error) = run.put_last(index, &work, plan, job, LONGER_THAN_DUMPING).await {
             inner.cancel.cancel();
             let _ = tokio::time::timeout(WIND_UP, run.finish(plan)).await;
@@ -465,7 +477,9 @@ impl Work<'_> {
         let place = kind::place(&self.backup.source);
         let log = &self.job.log;
         log.line(format!("restoring `{}` into {place}: {}", self.part.name, part::size(self.part.bytes)));
-        let loaded = kind_of(self.part.kind).restore(self, gate).await;
+        let what = format!("restoring `{}`", self.part.name);
+        let reading = Reading { what: &what, total: self.part.bytes, meter: self.set.meter };
+        let loaded = reading.told(self.job, kind_of(self.part.kind).restore(self, gate)).await;
         let loaded = loaded.map_err(|error| match error {
             DataError::Dump { why } => DataError::Dump { why: log.redactor().mask(&why) },
             other => other,

@@ -107,6 +107,10 @@ impl Kind for Sqlite {
         rows(&copy.path, &stored.part.name, &job.cancel).await
     }
 
+    async fn exists(&self, backup: &Backup, _: &EnvironmentKey, _: Reach<'_>, _: &Job) -> Result<bool, DataError> {
+        Ok(path_of(&backup.source)?.exists())
+    }
+
     fn discard_leftovers(&self, source: &BackupSource) -> Result<Vec<PathBuf>, DataError> {
         restore::sqlite::discard_leftovers(path_of(source)?)
     }
@@ -122,7 +126,7 @@ fn path_of(source: &BackupSource) -> Result<&Path, DataError> {
 /// The database of a part beside its file, for as long as the guard lives. What an earlier look that was killed left gives way.
 async fn unpack(stored: Stored<'_>, job: &Job) -> Result<Doomed, DataError> {
     let name = &stored.part.name;
-    let copy = Doomed::new(stored.set.join(format!(".{name}.db.look")));
+    let copy = Doomed::new(stored.set.join(format!(".{name}.db{}", part::LOOK)));
     let unpacking = async {
         match std::fs::remove_file(&copy.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -220,6 +224,7 @@ async fn dump(backup: &Backup, source: &Path, place: &Place<'_>, job: &Job) -> R
         compression: Some(backup.compression),
         tables,
         tree: None,
+        roles: None,
         tool: format!("SQLite {version}"),
         server: None,
         duration_ms: 0,

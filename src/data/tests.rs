@@ -27,7 +27,10 @@ use crate::{
 
 mod command;
 mod damage;
+mod docker_killed;
+mod docker_missing;
 mod docker_mysql;
+mod docker_roles;
 mod docker_verify;
 mod hostile;
 mod postgres;
@@ -115,7 +118,7 @@ fn backup(name: &str, source: BackupSource) -> Backup {
 
 fn postgres_in(container: &str, database: &str, format: PostgresFormat) -> BackupSource {
     let (container, database) = (container.to_owned(), database.to_owned());
-    BackupSource::Postgres { container, database, user: "postgres".to_owned(), password: None, format }
+    BackupSource::Postgres { container, database, user: "postgres".to_owned(), password: None, format, roles: false }
 }
 
 fn plain(name: &str) -> Backup {
@@ -136,6 +139,7 @@ async fn take(
     let commit = "0123456789abcdef0123456789abcdef01234567".parse().unwrap();
     let request = SetRequest {
         environment: &environment,
+        parts: &[],
         deployment: Some(DeploymentId(7)),
         commit: Some(&commit),
         reason: "before deployment 7",

@@ -24,6 +24,7 @@ use super::{
     },
     kind::Stored,
     part::{self, PartWriter, Place, Written},
+    progress::SetDir,
     restore::Loaded,
     unpack::PartReader,
 };
@@ -101,6 +102,7 @@ pub(super) fn part(backup: &Backup, kind: PartKind, source: PartSource, made: (W
         compression: Some(backup.compression),
         tables: Vec::new(),
         tree: Some(tree),
+        roles: None,
         tool: "tar (pax)".to_owned(),
         server: None,
         duration_ms: 0,
@@ -118,7 +120,7 @@ pub(super) fn read_command(compression: Compression) -> &'static str {
 
 /// Hands the part's raw bytes to `work`, which reads an archive to its end, and checks that they were what the manifest recorded.
 pub(super) async fn load<T: Send + 'static>(
-    set: &Path,
+    set: SetDir<'_>,
     part: &Part,
     job: &Job,
     work: impl FnOnce(Drain) -> io::Result<T> + Send + 'static,
@@ -194,7 +196,7 @@ fn told(listing: &Listing) -> String {
 }
 
 /// Reads the whole archive as unpacking would: what it holds, if that is what was recorded.
-pub(super) async fn check(set: &Path, part: &Part, job: &Job) -> Result<Listing, DataError> {
+pub(super) async fn check(set: SetDir<'_>, part: &Part, job: &Job) -> Result<Listing, DataError> {
     let listing = recorded(part)?;
     load(set, part, job, move |drain| {
         same(&check_stream(drain, limits(&listing))?, &listing)?;
@@ -238,7 +240,7 @@ impl Drop for DoomedDir {
 /// Unpacks it beside its file and reads what is there then.
 pub(super) async fn rehearse(stored: Stored<'_>, job: &Job) -> Result<(), DataError> {
     let recorded = recorded(stored.part)?;
-    let dir = stored.set.join(format!(".{}.look", stored.part.name));
+    let dir = stored.set.join(format!(".{}{}", stored.part.name, part::LOOK));
     load(stored.set, stored.part, job, move |drain| {
         let dir = DoomedDir::make(dir)?;
         refuse_too_much(&dir.0, &recorded)?;
@@ -274,7 +276,7 @@ pub(super) struct Ready {
 
 /// Unpacks the part beside `root`, or `within` it, on the disk for good.
 pub(super) async fn prepare(
-    set: &Path,
+    set: SetDir<'_>,
     part: &Part,
     job: &Job,
     target: (PathBuf, Exclude, bool),

@@ -4,6 +4,7 @@ use std::{
     io,
     path::Path,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
 };
 
@@ -14,7 +15,11 @@ use tokio::{
     io::{AsyncRead, BufReader, ReadBuf},
 };
 
-use super::{DataError, Part, manifest::open_plain};
+use super::{
+    DataError, Part,
+    manifest::open_plain,
+    progress::{ReadMeter, SetDir},
+};
 use crate::config::Compression;
 
 /// A set of version 1 records it by the name of the file alone.
@@ -38,10 +43,11 @@ pub(super) struct PartReader {
 }
 
 impl PartReader {
-    pub fn open(set: &Path, part: &Part) -> Result<Self, DataError> {
+    pub fn open(set: SetDir<'_>, part: &Part) -> Result<Self, DataError> {
         let path = set.join(&part.file);
         let file = open_plain(&path).map_err(DataError::io("reading", &path))?;
-        let hashed = BufReader::with_capacity(64 * 1024, Hashed { file: File::from_std(file), hash: Sha256::new() });
+        let hashed = Hashed { file: File::from_std(file), hash: Sha256::new(), meter: Arc::clone(set.meter) };
+        let hashed = BufReader::with_capacity(64 * 1024, hashed);
         let decoder = match part.compression.unwrap_or_else(|| compression_of(&path)) {
             Compression::Gzip => Decoder::Gzip(GzipDecoder::new(hashed)),
             Compression::Zstd => Decoder::Zstd(Box::new(ZstdDecoder::new(hashed))),
@@ -117,6 +123,7 @@ impl Decoder {
 struct Hashed {
     file: File,
     hash: Sha256,
+    meter: Arc<ReadMeter>,
 }
 
 impl AsyncRead for Hashed {
@@ -124,6 +131,7 @@ impl AsyncRead for Hashed {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.file).poll_read(cx, buf))?;
         self.hash.update(&buf.filled()[before..]);
+        self.meter.add(buf.filled().len() - before);
         Poll::Ready(Ok(()))
     }
 }

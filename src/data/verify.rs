@@ -11,6 +11,7 @@
 
 use std::{
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -20,7 +21,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     Check, DataError, Manifest, Part, PartKind, Reach, TableCount, TableRows, WIND_UP,
     kind::{Stored, kind_of},
-    manifest, part, read_manifest,
+    manifest, part,
+    progress::{Reading, SetDir},
+    read_manifest,
     restore::LONGER_THAN_DUMPING,
 };
 use crate::{
@@ -136,19 +139,25 @@ async fn verify_part(
     job.log.line(format!("verifying `{}`: {}", part.name, part::size(part.bytes)));
     let key = key(manifest);
     let backup = request.environment.and_then(|environment| source_of(part, environment));
-    let stored = Stored { part, set: request.set, key: &key, backup };
-    let mut checks = vec![checksum(request.set, part, job).await?];
+    let (meter, what) = (Arc::default(), format!("verifying `{}`", part.name));
+    let set = SetDir { path: request.set, meter: &meter };
+    let stored = Stored { part, set, key: &key, backup };
+    let reading = Reading { what: &what, total: part.size(), meter: &meter };
+    let mut checks = vec![reading.told(job, checksum(set, part, job)).await?];
     let mut tables = Vec::new();
     if all_good(&checks) && request.depth >= Depth::Catalogue {
         let work = |job: Job| async move { kind_of(part.kind).catalogue(stored, &job).await };
-        match within(limit(backup), job, work).await {
+        let reading = Reading { total: part.bytes, ..reading };
+        match reading.told(job, within(limit(backup), job, work)).await {
             Ok(found) => checks.extend(found),
             Err(error) => checks.push(failed("catalogue", error, job)?),
         }
     }
     if all_good(&checks) && request.depth >= Depth::Restore {
         let work = |job: Job| async move { kind_of(part.kind).rehearse(stored, reach, &job).await };
-        match within(limit(backup), job, work).await {
+        let what = format!("trying `{}` out", part.name);
+        let reading = Reading { what: &what, total: part.bytes, ..reading };
+        match reading.told(job, within(limit(backup), job, work)).await {
             Ok(found) => {
                 tables = compare(&part.tables, found, &mut checks);
             }
@@ -186,10 +195,10 @@ fn failed(what: &str, error: DataError, job: &Job) -> Result<Check, DataError> {
     }
 }
 
-async fn checksum(set: &Path, part: &Part, job: &Job) -> Result<Check, DataError> {
+async fn checksum(set: SetDir<'_>, part: &Part, job: &Job) -> Result<Check, DataError> {
     const WHAT: &str = "SHA-256";
-    let (cancel, part) = (job.cancel.clone(), part.clone());
-    let problem = blocking(set, move |set| manifest::problem(set, &part, &cancel)).await?;
+    let (cancel, part, meter) = (job.cancel.clone(), part.clone(), Arc::clone(set.meter));
+    let problem = blocking(set.path, move |set| manifest::problem(set, &part, &meter, &cancel)).await?;
     Ok(problem.map_or_else(|| Check::good(WHAT, "as recorded"), |why| Check::bad(WHAT, why)))
 }
 

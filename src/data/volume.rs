@@ -22,7 +22,7 @@ use super::{
     Check, DataError, Part, PartKind, PartSource, Reach, TableRows,
     archive::{
         Exclude, below,
-        exchange::is_half_done,
+        exchange::{discard, is_half_done},
         pack,
         pipe::{AsyncDrain, AsyncFeed, Drain, Feed, pipe},
         transcode,
@@ -136,6 +136,28 @@ impl Kind for Volume {
 
     async fn rehearse(&self, stored: Stored<'_>, _: Reach<'_>, job: &Job) -> Result<Vec<TableRows>, DataError> {
         tree::rehearse(stored, job).await.map(|()| Vec::new())
+    }
+
+    async fn exists(&self, backup: &Backup, _: &EnvironmentKey, reach: Reach<'_>, _: &Job) -> Result<bool, DataError> {
+        let (volume, _) = source_of(&backup.source)?;
+        Ok(scratch_of(reach, volume)?.volume(volume).await?.is_some())
+    }
+
+    async fn sweep(
+        &self,
+        backup: &Backup,
+        _: &EnvironmentKey,
+        reach: Reach<'_>,
+        _: &Job,
+    ) -> Result<Option<String>, DataError> {
+        let (volume, _) = source_of(&backup.source)?;
+        let seen = scratch_of(reach, volume)?.volume(volume).await?;
+        // Through a helper it is the next restore that looks.
+        let Some(root) = seen.as_ref().and_then(direct) else { return Ok(None) };
+        let swept = tokio::task::spawn_blocking(move || discard(&root)).await;
+        let swept = swept.map_err(|error| DataError::dump(error.to_string()))?;
+        let swept = swept.map_err(|error| DataError::dump(format!("volume `{volume}`: {error}")))?;
+        Ok((!swept.is_empty()).then(|| format!("removed what an interrupted restore had left in volume `{volume}`")))
     }
 }
 

@@ -73,7 +73,9 @@ pub async fn place(
         MigrationDatabase::Backup(name) => {
             let backup = environment.backups.iter().find(|backup| backup.name == *name);
             match backup.map(|backup| &backup.source) {
-                Some(BackupSource::PostgresUrl { url, .. }) => of_url(url, containers).await,
+                Some(BackupSource::PostgresUrl { url, .. } | BackupSource::MysqlUrl { url, .. }) => {
+                    of_url(url, containers).await
+                }
                 Some(BackupSource::Sqlite { path }) => Ok(Place::sqlite(path)),
                 Some(BackupSource::Postgres { container, database, user, password, .. }) => {
                     let login = (user.as_str(), password.as_ref());

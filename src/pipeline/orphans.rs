@@ -23,7 +23,7 @@ use std::{
     fmt,
 };
 
-pub use self::tidy::{Look, look, settle_all, tidy};
+pub use self::tidy::{Look, look, settle_all, sweep_data, tidy};
 use crate::{
     config::RuntimeKind,
     model::{DeploymentId, Status},

@@ -134,7 +134,7 @@ fn back_up(bot: &Bot, talk: &Talk, key: EnvironmentKey, trigger: Trigger) {
             environment: Some(key.environment.to_string()),
             trigger,
             no_wait: false,
-            verb: BackupVerb::Create { reason: None },
+            verb: BackupVerb::Create { reason: None, parts: Vec::new() },
         };
         let mut updates = control.backup(request);
         let mut end = None;

@@ -154,6 +154,37 @@ fn what_is_needed_is_never_deleted_or_pruned() {
 }
 
 #[test]
+fn a_set_of_one_part_says_what_it_lacks_and_costs_that_no_copy() {
+    let (site, database) = with_guests(Site::process());
+    also(&site, &database, "keep = 1\nkeep_days = 0");
+    let path = site.path().join("other.db");
+    sql(&path, "create table t(x)");
+    let place = path.display();
+    let site =
+        site.with(&format!("[[backup]]\nname = \"other\"\nkind = \"sqlite\"\npath = \"{place}\"\nrequired = true\n"));
+    let whole = create(&site)["set"].as_str().unwrap().to_owned();
+    // What is left out is not even looked at.
+    fs::rename(&path, path.with_extension("away")).unwrap();
+    let part = ["backup", "create", "--part", "app", "--format", "json"];
+    for _ in 0..3 {
+        let created = site.refit(&part).expect(0).json();
+        assert_eq!((created["parts"].as_array().unwrap().len(), &created["failures"]), (1, &json!([])), "{created:#}");
+    }
+    let all = backups(&site, &[]);
+    assert_eq!((&all[0]["parts"], &all[0]["missing"]), (&json!(["app"]), &json!(["other"])), "{all:#?}");
+    assert!(names(&all).iter().any(|name| whole.ends_with(name)), "the only copy of `other` is kept: {all:#?}");
+    let refused = site.refit(&["backup", "delete", &whole, "--yes"]).expect(1).stderr;
+    assert!(refused.contains("newest good copy of `other`"), "{refused}");
+    let page = site.refit(&["backup", "show", "latest"]).expect(0).stdout;
+    assert!(page.contains("left out"), "{page}");
+    let count = backups(&site, &[]).len();
+    let unknown = site.refit(&["backup", "create", "--part", "app", "--part", "nothing"]).expect(64).stderr;
+    assert!(unknown.contains("no [[backup]] named `nothing`") && unknown.contains("it has app, other"), "{unknown}");
+    site.refit(&["backup", "create", "--part", "../app"]).expect(64);
+    assert_eq!(backups(&site, &[]).len(), count, "nothing was taken");
+}
+
+#[test]
 fn what_retention_removed_is_in_the_report() {
     let (site, database) = with_guests(Site::process());
     also(&site, &database, "keep = 1\nkeep_days = 0");
@@ -210,6 +241,8 @@ fn data_goes_back_under_the_live_version_and_is_told_as_a_restore() {
     // It is no rollback: there is nothing to undo, and a push goes on as ever.
     let none = site.refit(&["rollback", "--undo", "--reason", "why"]).expect(64).stderr;
     assert!(none.contains("no rollback that could be undone"), "{none}");
+    let alone = site.refit(&["backup", "restore", &set, "--yes", "--detach"]).expect(69).stderr;
+    assert!(alone.contains("--detach needs the daemon"), "{alone}");
     let site = live(site, &["three"]);
     // The daemon does it just as well.
     let mut site = site;
@@ -218,6 +251,11 @@ fn data_goes_back_under_the_live_version_and_is_told_as_a_restore() {
     site.refit(&["backup", "restore", &set, "--yes"]).expect(0);
     assert_eq!(sql(&database, GUESTS), "ada bob");
     site.expect_page("three");
+    // Handed over, it returns before it is done.
+    sql(&database, "delete from guests");
+    let queued = site.refit(&["backup", "restore", &set, "--yes", "--detach", "--format", "json"]).expect(0).json();
+    assert_eq!(site.settled()["id"], queued["id"]);
+    assert_eq!(sql(&database, GUESTS), "ada bob");
     create(&site);
 }
 
@@ -308,6 +346,121 @@ fn where_nothing_is_live_data_is_put_in_place_whole_or_not_at_all() {
     new.refit(&["backup", "restore", &set, "--yes", "--force"]).expect(0);
     assert_eq!(sql(&there(&new), GUESTS), "ada bob");
     assert_eq!(sql(&database, GUESTS), "ada bob", "the old machine's is its own");
+}
+
+#[test]
+fn data_that_is_gone_comes_back_under_the_live_version_unforced() {
+    let (site, database) = with_guests(Site::process());
+    let uploads = site.path().join("uploads");
+    fs::create_dir(&uploads).unwrap();
+    fs::write(uploads.join("a"), "kept").unwrap();
+    let table = format!("[[backup]]\nname = \"uploads\"\nkind = \"files\"\npath = \"{}\"\n", uploads.display());
+    let site = site.with(&table);
+    let set = create(&site)["set"].as_str().unwrap().to_owned();
+    let back = ["backup", "restore", &set, "--yes"];
+    fs::remove_dir_all(&uploads).unwrap();
+    site.refit(&back).expect(0);
+    assert_eq!(
+        (fs::read_to_string(uploads.join("a")).unwrap().as_str(), sql(&database, GUESTS).as_str()),
+        ("kept", "ada bob")
+    );
+    fs::remove_dir_all(&uploads).unwrap();
+    fs::remove_file(&database).unwrap();
+    let ran = site.refit(&back).expect(0);
+    assert!(!ran.stdout.contains("--force"), "{}", ran.stdout);
+    assert_eq!((uploads.join("a").exists(), sql(&database, GUESTS).as_str()), (true, "ada bob"));
+    // One that does not work: what was there before is put back, and what was not there before stays.
+    let site = site.env("REFIT_FAULT", "step:smoke:effect=fail");
+    for parts in [vec![], vec!["--part", "uploads"]] {
+        fs::remove_dir_all(&uploads).unwrap();
+        sql(&database, "insert into guests values ('eve')");
+        site.refit(&[&back[..], &parts].concat()).expect(4);
+        assert_eq!((uploads.join("a").exists(), sql(&database, GUESTS).as_str()), (true, "ada bob eve"), "{parts:?}");
+        sql(&database, "delete from guests where name = 'eve'");
+    }
+    site.expect_page("two");
+    is_live(&site, 2);
+}
+
+struct DoomedVolume(String);
+
+impl Drop for DoomedVolume {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("docker").args(["volume", "rm", "--force", &self.0]).output();
+    }
+}
+
+#[test]
+fn docker_a_new_machine_gets_everything_back_unforced_and_the_daemon_sweeps() {
+    let site = Site::process();
+    let database = Database::start(&format!("{}-db", site.app));
+    let volume = format!("{}-volume", site.app);
+    let (uploads, local) = (site.path().join("uploads"), site.path().join("notes.db"));
+    let mut site = site.with(&format!(
+        "[[backup]]\nname = \"main\"\nkind = \"postgres\"\ncontainer = \"{}\"\ndatabase = \"guestbook\"\nuser = \"guestbook\"\n\
+         [[backup]]\nname = \"uploads\"\nkind = \"files\"\npath = \"{}\"\n\
+         [[backup]]\nname = \"held\"\nkind = \"volume\"\nvolume = \"{volume}\"\n\
+         [[backup]]\nname = \"notes\"\nkind = \"sqlite\"\npath = \"{}\"\n",
+        database.name,
+        uploads.display(),
+        local.display()
+    ));
+    database.psql("postgres", "ALTER ROLE guestbook CREATEDB");
+    database.psql("guestbook", "SET ROLE guestbook; CREATE TABLE entries AS SELECT 1 AS id, 'a' AS author, 'b' AS message, now() AS created_at");
+    let before = database.rows("guestbook");
+    fs::create_dir(&uploads).unwrap();
+    fs::write(uploads.join("a"), "kept").unwrap();
+    let _goes = DoomedVolume(volume.clone());
+    docker(&["volume", "create", &volume]);
+    let run = |command: &str| {
+        docker(&["run", "--rm", "--volume", &format!("{volume}:/v"), "refit-test/busybox:1", "sh", "-c", command])
+    };
+    run("echo kept > /v/a");
+    sql(&local, "create table guests(name)");
+    sql(&local, "insert into guests values ('ada')");
+    create(&site);
+
+    database.psql("postgres", "DROP DATABASE guestbook");
+    docker(&["volume", "rm", &volume]);
+    fs::remove_dir_all(&uploads).unwrap();
+    fs::remove_file(&local).unwrap();
+    site.refit(&["backup", "verify", "latest"]).expect(0);
+    let ran = site.refit(&["backup", "restore", "latest", "--yes"]).expect(0);
+    assert!(ran.stdout.contains("nothing before that could be backed up"), "{}", ran.stdout);
+    assert_eq!((database.rows("guestbook"), run("cat /v/a").trim()), (before.clone(), "kept"));
+    assert_eq!(
+        (fs::read_to_string(uploads.join("a")).unwrap().as_str(), sql(&local, GUESTS).as_str()),
+        ("kept", "ada")
+    );
+
+    // Some of it is gone: the rest is backed up first.
+    database.psql("postgres", "DROP DATABASE guestbook");
+    let ran = site.refit(&["backup", "restore", "latest", "--yes", "--format", "json"]).expect(0).json();
+    assert!(ran["before"].is_string(), "{ran:#}");
+    assert_eq!(database.rows("guestbook"), before);
+
+    // What restores and a rehearsal left that were killed.
+    let set = site.path().join("backups").join(ran["before"].as_str().unwrap());
+    let beside = site.path().join(".uploads.refit-restore");
+    fs::create_dir(&beside).unwrap();
+    fs::create_dir(set.join(".uploads.look")).unwrap();
+    run("mkdir -p /v/.refit-restore/new && touch /v/.refit-restore/new/half");
+    let labels = [
+        format!("refit.app={}", site.app),
+        "refit.environment=production".into(),
+        "refit.role=scratch".into(),
+        "refit.owner=1.1".into(),
+    ];
+    let labels: Vec<&str> = labels.iter().flat_map(|label| ["--label", label.as_str()]).collect();
+    docker(&[&["create"], &labels[..], &["refit-test/busybox:1", "true"]].concat());
+    let of_ours = || docker(&["ps", "-aq", "--filter", &format!("label=refit.app={}", site.app)]);
+    assert_ne!(of_ours().trim(), "");
+    site.serve();
+    assert_eq!(docker(&["ps", "-aq", "--filter", &format!("label=refit.app={}", site.app)]).trim(), "");
+    assert!(!beside.exists() && !set.join(".uploads.look").exists());
+    assert_eq!(run("ls -A /v").trim(), "a");
+    let log = site.daemon_log();
+    assert!(log.contains("of a process that was killed: removed") && log.contains(&volume), "{log}");
 }
 
 /// Adds keys to the `[[backup]]` of [`with_guests`].

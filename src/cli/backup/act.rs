@@ -10,7 +10,7 @@ use crate::{
     cli::{
         args::{ActArgs, Format, FormatArgs, TargetArgs},
         context::Context,
-        deploy::{conclude, trigger},
+        deploy::{conclude, detached, trigger},
         error::{CliError, Result, exit},
         follow::follow,
         hands::{Hands, Interrupts},
@@ -19,7 +19,7 @@ use crate::{
     control::{BackupRequest, BackupUpdate, BackupVerb, Created, Removed, RestoreWish, Restored},
     data::{Depth, VerifyReport},
     files::human_bytes,
-    model::{DeploymentView, EnvironmentKey, Name, TriggerKind},
+    model::{DeploymentId, DeploymentView, EnvironmentKey, Name, TriggerKind},
 };
 
 /// A backup that is not whole; nothing was removed.
@@ -29,11 +29,14 @@ const NOT_WHOLE: u8 = 1;
 enum Ended {
     Here(BackupUpdate),
     Deployed(Box<DeploymentView>),
+    /// The daemon goes on with it.
+    Queued(DeploymentId),
 }
 
 pub async fn create(context: &Context, args: CreateArgs) -> Result<u8> {
     let key = key(context, &args.target)?;
-    let verb = BackupVerb::Create { reason: args.reason };
+    let parts = parts(&args.parts, "`refit check` lists the [[backup]]s")?;
+    let verb = BackupVerb::Create { reason: args.reason, parts };
     let Ended::Here(BackupUpdate::Created(created)) = act(context, &key, verb, args.no_wait).await? else {
         return Err(misunderstood());
     };
@@ -57,6 +60,9 @@ fn created_text(key: &EnvironmentKey, created: &Created, paint: Paint) -> String
     for part in &report.parts {
         let ms = i64::try_from(part.duration_ms).unwrap_or(i64::MAX);
         out.push_str(&format!("  {}: {} in {}\n", part.name, human_bytes(part.bytes), took(ms)));
+        if let Some(warning) = part.warning() {
+            out.push_str(&format!("  warning: {warning}\n"));
+        }
     }
     for failure in &report.failures {
         let required = if failure.required { " (required)" } else { "" };
@@ -127,8 +133,7 @@ fn verified_text(report: &VerifyReport, paint: Paint) -> String {
 pub async fn restore(context: &Context, mut args: RestoreArgs) -> Result<u8> {
     let set = place(&args.set, &mut args.target);
     let key = key(context, &args.target)?;
-    let parts = args.parts.iter().map(|part| part.parse::<Name>()).collect::<std::result::Result<Vec<_>, _>>();
-    let parts = parts.map_err(|error| CliError::usage(error.to_string(), "`refit backup show SET` lists its parts"))?;
+    let parts = parts(&args.parts, "`refit backup show SET` lists its parts")?;
     let config = context.config_to_read()?;
     let entry = find(entries(context, &config, &key).await?, &key, &set)?;
     if !args.yes {
@@ -143,7 +148,8 @@ pub async fn restore(context: &Context, mut args: RestoreArgs) -> Result<u8> {
         confirm_by_name(context, &key)?;
     }
     let wish = RestoreWish { set: entry.set.name, parts, reason: args.reason, force: args.force };
-    match act(context, &key, BackupVerb::Restore(wish), args.no_wait).await? {
+    match act_or_hand_over(context, &key, BackupVerb::Restore(wish), args.no_wait, args.detach).await? {
+        Ended::Queued(id) => detached(context, args.format.format, id),
         Ended::Deployed(view) => {
             let format = FormatArgs { format: args.format.format };
             let act = ActArgs { follow: true, detach: false, no_wait: args.no_wait, format };
@@ -264,18 +270,37 @@ fn confirm_by_name(context: &Context, key: &EnvironmentKey) -> Result<()> {
     })
 }
 
+fn parts(given: &[String], hint: &str) -> Result<Vec<Name>> {
+    let names = given.iter().map(|part| part.parse()).collect::<std::result::Result<_, _>>();
+    names.map_err(|error: crate::model::InvalidValue| CliError::usage(error.to_string(), hint))
+}
+
 fn key(context: &Context, target: &TargetArgs) -> Result<EnvironmentKey> {
     let config = context.config_to_read()?;
     Ok(config.environment(target.app.as_deref(), target.env.as_deref())?.key.clone())
 }
 
 async fn act(context: &Context, key: &EnvironmentKey, verb: BackupVerb, no_wait: bool) -> Result<Ended> {
+    act_or_hand_over(context, key, verb, no_wait, false).await
+}
+
+async fn act_or_hand_over(
+    context: &Context,
+    key: &EnvironmentKey,
+    verb: BackupVerb,
+    no_wait: bool,
+    detach: bool,
+) -> Result<Ended> {
     let kind = if matches!(verb, BackupVerb::Restore(_)) { TriggerKind::Restore } else { TriggerKind::Cli };
     let (app, environment) = (Some(key.app.to_string()), Some(key.environment.to_string()));
     let request = BackupRequest { app, environment, trigger: trigger(kind), no_wait, verb };
     let mut interrupts = Interrupts::listen()?;
-    let hands = Box::pin(Hands::find(context, no_wait, &mut interrupts)).await?;
+    let hands = match detach {
+        true => Hands::find_daemon(context).await?,
+        false => Box::pin(Hands::find(context, no_wait, &mut interrupts)).await?,
+    };
     let ended = match watch(context, &hands, request, &mut interrupts).await {
+        Ok(BackupUpdate::Queued { id }) if detach => Ok(Ended::Queued(id)),
         Ok(BackupUpdate::Queued { id }) => {
             Box::pin(follow(context, &hands, id, &mut interrupts)).await.map(|view| Ended::Deployed(Box::new(view)))
         }

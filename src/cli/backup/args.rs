@@ -16,9 +16,9 @@ pub enum BackupCommand {
     /// Take a backup now
     ///
     /// Dumps everything that the environment's [[backup]] tables name into a new set, as a deployment does before it changes anything. Who asked and
-    /// why is kept in the set. Exits with 1 if something could not be backed up; the rest of the set is there then, unless a `required` part failed.
+    /// why is kept in the set. With --part only that is dumped, and the set says that the rest is not in it. Exits with 1 if something could not be backed up; the rest of the set is there then, unless a `required` part failed.
     #[command(
-        after_help = "Example:\n  refit backup create --reason \"before the server is upgraded\"\n  refit backup create --env dev --format json | jq -r .set"
+        after_help = "Example:\n  refit backup create --reason \"before the server is upgraded\"\n  refit backup create --part shop        # one [[backup]] alone\n  refit backup create --env dev --format json | jq -r .set"
     )]
     Create(CreateArgs),
 
@@ -77,6 +77,9 @@ pub enum BackupCommand {
 pub struct CreateArgs {
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Only this [[backup]]; can be given several times
+    #[arg(long = "part", value_name = "NAME")]
+    pub parts: Vec<String>,
     /// Why, for the record
     #[arg(long, value_name = "TEXT")]
     pub reason: Option<String>,
@@ -151,6 +154,9 @@ pub struct RestoreArgs {
     /// Go on though the data as it is now cannot be backed up
     #[arg(long)]
     pub force: bool,
+    /// Hand it to the daemon and return at once, where a version is live; else it is waited for
+    #[arg(long)]
+    pub detach: bool,
     /// Exit with 75 instead of waiting if a deployment holds the environment
     #[arg(long)]
     pub no_wait: bool,

@@ -154,6 +154,10 @@ fn page(entry: &BackupEntry, manifest: Option<&Manifest>, paint: Paint, width: O
     line("place", set.path.display().to_string());
     if let Some(manifest) = manifest {
         line("made by", format!("refit {}", clip(&manifest.refit, 40)));
+        for roles in manifest.parts.iter().filter_map(|part| part.roles.as_ref()) {
+            let with = if roles.passwords { "with" } else { "without" };
+            line("roles", format!("{}, {with} their passwords, in {}", roles.count, clip(&roles.file, 60)));
+        }
     }
     if let Some(look) = &set.verified {
         let what = if look.ok { depth(look.depth) } else { "NOT good" };
@@ -198,9 +202,10 @@ fn by_hand(manifest: &Manifest, set: &data::SetSummary, paint: Paint) -> String 
     let mut out = format!("\nto put it back: {}\n", paint.bold(&restore));
     out.push_str("or by hand, without refit, with the app stopped; what is in capitals is yours to fill in:\n");
     out.push_str(&format!("  cd '{}'\n", set.path.display().to_string().replace('\'', r"'\''")));
-    for part in &manifest.parts {
+    let roles = manifest.parts.iter().filter_map(|part| part.roles.as_ref()).map(|roles| &roles.restore);
+    for command in roles.chain(manifest.parts.iter().map(|part| &part.restore)) {
         // From a file that anybody may have written, so it must not paint the terminal; whole, because it is to be copied.
-        let line: Vec<String> = part.restore.lines().map(crate::log::printable).collect();
+        let line: Vec<String> = command.lines().map(crate::log::printable).collect();
         out.push_str(&format!("  {}\n", line.join("\n  ")));
     }
     out

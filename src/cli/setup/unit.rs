@@ -17,7 +17,7 @@ use crate::{
         context::{Context, user},
         error::{CliError, Result},
     },
-    config::{BackupSource, Config, PostgresTools, RuntimeKind},
+    config::{BackupSource, Config, DatabaseTools, RuntimeKind},
     files,
 };
 
@@ -66,7 +66,9 @@ fn needs_docker(source: &BackupSource) -> bool {
     match source {
         BackupSource::Postgres { .. } | BackupSource::Mysql { .. } | BackupSource::Volume { .. } => true,
         BackupSource::Command(command) => command.container.is_some(),
-        BackupSource::PostgresUrl { tools, .. } => matches!(tools, PostgresTools::Image(_)),
+        BackupSource::PostgresUrl { tools, .. } | BackupSource::MysqlUrl { tools, .. } => {
+            matches!(tools, DatabaseTools::Image(_))
+        }
         _ => false,
     }
 }

@@ -1,10 +1,8 @@
 //! Data put back by hand: queued under a release that is live, done here where there is none.
 
-use std::path::PathBuf;
-
 use super::{BackupRequest, Hands, RestoreWish, Restored, STOPPED, blocking};
 use crate::{
-    config::{BackupSource, Environment},
+    config::Environment,
     control::{Control, ControlError, Result},
     data::{self, RestoreRequest, SetState, SetSummary},
     model::{DeploymentId, Name, RollbackKind},
@@ -105,18 +103,11 @@ impl Hands<'_> {
     }
 
     async fn keep_what_is_there(&self, wish: &RestoreWish, chosen: &Chosen) -> Result<Option<String>> {
-        let mut present = Environment::clone(&self.environment);
-        present.backups.retain(|backup| {
-            let there = place_on_disk(&backup.source).is_none_or(|path| path.exists());
-            if !there {
-                self.job.log.line(format!("`{}` is not there yet: there is nothing of it to back up", backup.name));
-            }
-            there
-        });
+        let present = data::present(&self.environment, self.control.world.runtimes.reach(), &self.job).await;
         if present.backups.is_empty() {
             return Ok(None);
         }
-        let report = self.take(&present, &format!("before {} is restored", chosen.summary.name)).await?;
+        let report = self.take(&present, &[], &format!("before {} is restored", chosen.summary.name)).await?;
         if report.set.is_some() && report.failures.is_empty() || wish.force {
             return Ok(report.set);
         }
@@ -129,14 +120,6 @@ impl Hands<'_> {
             hint: Some("mend that, or, if there is nothing to lose, add --force".to_owned()),
             code: STOPPED,
         })
-    }
-}
-
-/// Where a source that is files lies on this host.
-fn place_on_disk(source: &BackupSource) -> Option<&PathBuf> {
-    match source {
-        BackupSource::Sqlite { path } | BackupSource::Files { path, .. } => Some(path),
-        _ => None,
     }
 }
 

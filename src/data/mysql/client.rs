@@ -1,4 +1,4 @@
-//! The server's own programs, run beside it: `mariadb` and `mariadb-dump`, or `mysql` and `mysqldump` where those are missing.
+//! The server's own programs, run beside it or wherever `tools.rs` finds them: `mariadb` and `mariadb-dump`, or `mysql` and `mysqldump` where those are missing.
 //!
 //! **The password** goes in the environment (`MYSQL_PWD`), never on a command line. The other ways were: a file of options, which would lie on
 //! the container's disk, and stay there if Refit were killed; and standard input, which the client needs for the dump. What is in a
@@ -14,9 +14,11 @@
 
 use tokio::io::AsyncRead;
 
+use super::url::Url;
 use crate::{
     config::BackupSource,
-    data::{DataError, Reach},
+    data::{DataError, Reach, tools::Tools},
+    model::EnvironmentKey,
     runtime::{ContainerExec, ExecOutcome, Job},
     secret::Secret,
 };
@@ -28,15 +30,16 @@ struct Programs {
     dump: &'static str,
     client_options: Vec<&'static str>,
     dump_options: Vec<&'static str>,
+    /// MySQL's `--ssl-mode`.
+    ssl_mode: bool,
 }
 
 /// One database server, as a part's configuration names it.
 #[derive(Debug)]
 pub(super) struct Server<'a> {
-    exec: &'a dyn ContainerExec,
-    container: &'a str,
+    tools: Tools<'a>,
     address: Vec<String>,
-    password: Vec<(&'a str, &'a Secret)>,
+    password: Option<Secret>,
     programs: Programs,
 }
 
@@ -47,28 +50,71 @@ pub(super) const LOCK_WAIT: u32 = 30;
 pub(super) type Row = Vec<String>;
 
 impl<'a> Server<'a> {
-    /// Looks which programs are there; connects to nothing.
-    pub async fn find(source: &'a BackupSource, reach: Reach<'a>, job: &Job) -> Result<Self, DataError> {
-        let BackupSource::Mysql { container, user, password, .. } = source else {
-            return Err(DataError::dump("not a MySQL database"));
-        };
-        let exec = reach.containers(container)?;
-        let password = password.iter().map(|password| ("MYSQL_PWD", password)).collect();
-        Self::through(exec, container, user, &[], password, job).await
-    }
-
-    pub async fn through(
-        exec: &'a dyn ContainerExec,
-        container: &'a str,
-        user: &str,
-        options: &[String],
-        password: Vec<(&'a str, &'a Secret)>,
+    /// Looks which programs are there; connects only to ask for encryption. What is made for it goes with [`Self::close`].
+    pub async fn find(
+        source: &BackupSource,
+        key: &EnvironmentKey,
+        reach: Reach<'a>,
         job: &Job,
     ) -> Result<Self, DataError> {
-        let programs = Programs::find(exec, container, job).await?;
+        match source {
+            BackupSource::Mysql { container, user, password, .. } => {
+                let tools = Tools::in_container(container, reach)?;
+                Self::through(tools, user, password.clone(), |_| Vec::new(), job).await
+            }
+            BackupSource::MysqlUrl { url, tools } => {
+                let url = Url::parse(url).map_err(DataError::dump)?;
+                let tools = Tools::for_url(tools, "mysql", key, reach).await?;
+                let password = url.password().cloned();
+                let server = Self::through(tools, url.user(), password, |mode| url.options(mode), job).await?;
+                if url.must_ask(server.programs.ssl_mode)
+                    && let Err(error) = server.is_encrypted(job).await
+                {
+                    server.close(job).await;
+                    return Err(error);
+                }
+                Ok(server)
+            }
+            _ => Err(DataError::dump("not a MySQL database")),
+        }
+    }
+
+    /// `options` say where the server is; they are told whether the programs know `--ssl-mode`.
+    pub async fn through(
+        tools: Tools<'a>,
+        user: &str,
+        password: Option<Secret>,
+        options: impl FnOnce(bool) -> Vec<String>,
+        job: &Job,
+    ) -> Result<Self, DataError> {
+        let programs = match Programs::find(tools.exec(), tools.container(), job).await {
+            Ok(programs) => programs,
+            Err(error) => {
+                tools.close(job).await;
+                return Err(error);
+            }
+        };
         let mut address = vec![format!("--user={user}"), "--default-character-set=utf8mb4".to_owned()];
-        address.extend_from_slice(options);
-        Ok(Self { exec, container, address, password, programs })
+        address.extend(options(programs.ssl_mode));
+        Ok(Self { tools, address, password, programs })
+    }
+
+    async fn is_encrypted(&self, job: &Job) -> Result<(), DataError> {
+        let answer = self.ask(None, "SHOW SESSION STATUS LIKE 'Ssl_cipher';\n", job).await?;
+        let cipher = answer.first().and_then(|row| row.get(1)).map_or("", String::as_str);
+        if cipher.is_empty() {
+            return Err(DataError::dump("the server does not encrypt, and the `url` says `ssl-mode=REQUIRED`"));
+        }
+        Ok(())
+    }
+
+    /// Removes what was made for it.
+    pub async fn close(self, job: &Job) {
+        self.tools.close(job).await;
+    }
+
+    fn env(&self) -> Vec<(&str, &Secret)> {
+        self.password.iter().map(|password| ("MYSQL_PWD", password)).collect()
     }
 
     /// For people and for a manifest's command line.
@@ -114,7 +160,8 @@ impl<'a> Server<'a> {
         command.push(format!("--init-command=SET SESSION lock_wait_timeout = {LOCK_WAIT}"));
         command.extend(self.programs.client_options.iter().map(|option| (*option).to_owned()));
         command.extend(database.map(|database| format!("--database={database}")));
-        let ended = self.exec.exec_through(self.container, &command, &self.password, source, sink, job).await?;
+        let (exec, container) = (self.tools.exec(), self.tools.container());
+        let ended = exec.exec_through(container, &command, &self.env(), source, sink, job).await?;
         succeeded(self.programs.client, &ended)
     }
 
@@ -131,7 +178,7 @@ impl<'a> Server<'a> {
         command.extend(ALWAYS.map(str::to_owned));
         command.extend(self.programs.dump_options.iter().chain(options).map(|option| (*option).to_owned()));
         command.extend(["--".to_owned(), database.to_owned()]);
-        Ok(self.exec.exec_into(self.container, &command, &self.password, sink, job).await?)
+        Ok(self.tools.exec().exec_into(self.tools.container(), &command, &self.env(), sink, job).await?)
     }
 }
 
@@ -156,7 +203,9 @@ impl Programs {
                 Ok(client_help) => {
                     let dump_help = help(exec, container, dump, job).await?;
                     let has = |help: &str, option: &str| help.lines().any(|line| line.starts_with(option));
-                    let mut programs = Self { client, dump, client_options: Vec::new(), dump_options: Vec::new() };
+                    let mut programs =
+                        Self { client, dump, client_options: Vec::new(), dump_options: Vec::new(), ssl_mode: false };
+                    programs.ssl_mode = client_help.lines().any(|line| line.trim_start().starts_with("--ssl-mode"));
                     if has(&client_help, "sandbox ") {
                         programs.client_options.push("--sandbox");
                     }
@@ -175,9 +224,7 @@ impl Programs {
                     }
                     return Ok(programs);
                 }
-                Err(error) if error.to_string().contains(&format!("there is no `{client}` in it")) => {
-                    last = Some(error)
-                }
+                Err(error) if error.to_string().contains(&format!("there is no `{client}` ")) => last = Some(error),
                 Err(error) => return Err(error),
             }
         }

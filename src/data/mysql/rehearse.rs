@@ -15,8 +15,8 @@ use super::{
     swap,
 };
 use crate::{
-    config::BackupSource,
-    data::{DataError, Reach, TableRows, kind::Stored},
+    config::{BackupSource, DatabaseTools},
+    data::{DataError, Reach, TableRows, kind::Stored, tools::Tools},
     log::DeploymentLog,
     model::Stage,
     redact::Redactor,
@@ -66,8 +66,8 @@ pub(super) async fn rehearse(stored: Stored<'_>, reach: Reach<'_>, job: &Job) ->
     let container = scratch.open(&spec).await?;
     job.log.line(format!("trying `{}` out in container {}", stored.part.name, container.name()));
     let trying = async {
-        let options = [SOCKET.to_owned()];
-        let server = Server::through(exec, container.name(), "root", &options, Vec::new(), job).await?;
+        let tools = Tools::beside(exec, container.name());
+        let server = Server::through(tools, "root", None, |_| vec![SOCKET.to_owned()], job).await?;
         answers(&server, container.as_ref()).await?;
         load_and_count(&server, stored, job).await
     };
@@ -83,8 +83,17 @@ pub(super) async fn rehearse(stored: Stored<'_>, reach: Reach<'_>, job: &Job) ->
 
 /// The image that has a server for this dump.
 fn image<'a>(stored: &Stored<'a>) -> Result<ScratchImage<'a>, DataError> {
-    if let Some(BackupSource::Mysql { container, .. }) = stored.backup.map(|backup| &backup.source) {
-        return Ok(ScratchImage::Of(container));
+    match stored.backup.map(|backup| &backup.source) {
+        Some(BackupSource::Mysql { container, .. }) => return Ok(ScratchImage::Of(container)),
+        Some(BackupSource::MysqlUrl { tools: DatabaseTools::Image(image), .. }) => {
+            return Ok(ScratchImage::Named(image));
+        }
+        Some(BackupSource::MysqlUrl { .. }) => {
+            return Err(DataError::dump(
+                "there is no image to try it out in: set `tools` to an image that has a MySQL or MariaDB server of the same version",
+            ));
+        }
+        _ => {}
     }
     let recorded = stored.part.source.container.as_deref().map(ScratchImage::Of);
     recorded.ok_or_else(|| DataError::dump("no configuration names an image to try it out in"))

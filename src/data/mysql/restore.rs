@@ -12,9 +12,9 @@ use super::{
     swap::{self, Names, Settled},
 };
 use crate::{
-    config::BackupSource,
     data::{
         DataError, Part, PartFormat, check,
+        progress::SetDir,
         restore::{Gate, Loaded, Work},
         unpack::PartReader,
     },
@@ -25,32 +25,35 @@ use crate::{
 const PIPE: usize = 64 * 1024;
 
 pub(super) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
-    let BackupSource::Mysql { database, .. } = &work.backup.source else {
-        return Err(DataError::dump("not a MySQL database"));
-    };
+    let server = Server::find(&work.backup.source, work.key, work.reach, work.job).await?;
+    let restored = restore_with(&server, work, gate).await;
+    server.close(work.job).await;
+    restored
+}
+
+async fn restore_with(server: &Server<'_>, work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
     if work.part.format != PartFormat::Plain {
         return Err(DataError::dump("it is no dump of a MySQL database"));
     }
     let job = work.job;
-    let server = Server::find(&work.backup.source, work.reach, job).await?;
-    let names = Names::of(database)?;
+    let names = Names::of(&super::database_of(&work.backup.source)?)?;
     let log = &job.log;
-    tell(swap::settle(&server, &names, job).await?, &names, job);
+    tell(swap::settle(server, &names, job).await?, &names, job);
 
     // What is begun here is ended here, also when the job is cancelled.
     let winding_up = Job { log: log.clone(), cancel: CancellationToken::new() };
     let ready = async {
-        let default = default_of(&server, &names, job).await?;
-        refuse_strangers(&server, &names, job).await?;
-        make(&server, &names, default.as_deref(), job).await?;
-        let sifted = load(&server, &names.new, work.part, work.set, Purpose::Load, job).await?;
-        ask_check(&server, &names.new, work, job).await?;
-        let rows = verify(&server, &names.new, &sifted.heard.tables, work.part, job).await?;
+        let default = default_of(server, &names, job).await?;
+        refuse_strangers(server, &names, job).await?;
+        make(server, &names, default.as_deref(), job).await?;
+        let sifted = load(server, &names.new, work.part, work.set, Purpose::Load, job).await?;
+        ask_check(server, &names.new, work, job).await?;
+        let rows = verify(server, &names.new, &sifted.heard.tables, work.part, job).await?;
         let tables = sifted.heard.tables.len();
         if default.is_none() {
             server.ask(None, &format!("CREATE DATABASE IF NOT EXISTS {};\n", quoted(&names.live)), job).await?;
         }
-        swap::prepare(&server, &names, sifted.code, default.as_deref(), job).await?;
+        swap::prepare(server, &names, sifted.code, default.as_deref(), job).await?;
         gate.pass().await?;
         Ok((tables, rows))
     };
@@ -63,14 +66,14 @@ pub(super) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataE
         Ok(ready) => ready,
         Err(error) => {
             // Nothing was changed; what cannot be cleared away now is found by the next one.
-            if let Err(left) = swap::settle(&server, &names, &winding_up).await {
+            if let Err(left) = swap::settle(server, &names, &winding_up).await {
                 log.line(format!("`{}` stays for now: {left}", names.new));
             }
             return Err(error);
         }
     };
-    let exchanged = swap::exchange(&server, &names, job).await;
-    let settled = swap::settle(&server, &names, &winding_up).await;
+    let exchanged = swap::exchange(server, &names, job).await;
+    let settled = swap::settle(server, &names, &winding_up).await;
     match (exchanged, settled) {
         (_, Ok(Settled::Forward)) => Ok(Loaded { tables: tables as u64, rows: Some(rows), note: None }),
         (Err(error), Ok(_)) => Err(error),
@@ -83,23 +86,31 @@ pub(super) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataE
     }
 }
 
-/// Finishes what a restore that was killed had begun, if there was one.
-pub(super) async fn settle(source: &BackupSource, server: &Server<'_>, job: &Job) -> Result<(), DataError> {
-    let BackupSource::Mysql { database, .. } = source else { return Ok(()) };
+/// Whether there is anything of a database: itself, or what a restore that was killed has left of it.
+pub(super) async fn exists(server: &Server<'_>, database: &str, job: &Job) -> Result<bool, DataError> {
     let names = Names::of(database)?;
-    tell(swap::settle(server, &names, job).await?, &names, job);
-    Ok(())
+    let all = [&names.live, &names.new, &names.old].map(|name| text(name)).join(", ");
+    let sql = format!("SELECT COUNT(*) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME IN ({all});\n");
+    Ok(first(server.ask(None, &sql, job).await?).is_some_and(|count| count != "0"))
 }
 
-fn tell(settled: Settled, names: &Names, job: &Job) {
+/// Finishes what a restore that was killed had begun, if there was one.
+pub(super) async fn settle(database: &str, server: &Server<'_>, job: &Job) -> Result<Option<String>, DataError> {
+    let names = Names::of(database)?;
+    Ok(tell(swap::settle(server, &names, job).await?, &names, job))
+}
+
+/// Logs it, and gives it back.
+fn tell(settled: Settled, names: &Names, job: &Job) -> Option<String> {
     let live = &names.live;
     let what = match settled {
-        Settled::Nothing => return,
+        Settled::Nothing => return None,
         Settled::Discarded => format!("removed what an interrupted restore had left beside `{live}`"),
         Settled::Back => format!("an interrupted restore of `{live}` was undone: it is as it was before"),
         Settled::Forward => format!("an interrupted restore of `{live}` was finished"),
     };
-    job.log.line(what);
+    job.log.line(&what);
+    Some(what)
 }
 
 /// How the live database's default character set is put back after the dump's own `ALTER DATABASE`. None: there is no such database.
@@ -147,7 +158,7 @@ pub(super) async fn load(
     server: &Server<'_>,
     database: &str,
     part: &Part,
-    set: &std::path::Path,
+    set: SetDir<'_>,
     purpose: Purpose,
     job: &Job,
 ) -> Result<Sifted, DataError> {
@@ -177,12 +188,7 @@ pub(super) async fn load(
 }
 
 /// The writer is dropped at the end, which ends the client.
-async fn feed(
-    part: &Part,
-    set: &std::path::Path,
-    purpose: Purpose,
-    mut writer: DuplexStream,
-) -> Result<Sifted, DataError> {
+async fn feed(part: &Part, set: SetDir<'_>, purpose: Purpose, mut writer: DuplexStream) -> Result<Sifted, DataError> {
     let refused = |refused| DataError::dump(format!("the dump was refused: {refused}"));
     let lost = |_| DataError::dump("the client takes no more input");
     let mut reader = PartReader::open(set, part)?;

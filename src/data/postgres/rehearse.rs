@@ -5,11 +5,11 @@
 //! user `postgres`, in a directory of the container. The dump takes the same way into it as in a restore, with the roles that it names
 //! made beforehand.
 
-use std::{fmt::Write, time::Duration};
+use std::{fmt::Write, sync::atomic::AtomicBool, time::Duration};
 
-use super::{DataError, TableRows, client::Client, script::identifier};
+use super::{DataError, TableRows, client::Client, roles, script::identifier};
 use crate::{
-    config::{BackupSource, PostgresTools},
+    config::{BackupSource, DatabaseTools},
     data::{
         Reach, check,
         kind::Stored,
@@ -54,7 +54,7 @@ pub(super) async fn rehearse(stored: Stored<'_>, reach: Reach<'_>, job: &Job) ->
 fn image<'a>(stored: &Stored<'a>) -> Result<ScratchImage<'a>, DataError> {
     match stored.backup.map(|backup| &backup.source) {
         Some(BackupSource::Postgres { container, .. }) => Ok(ScratchImage::Of(container)),
-        Some(BackupSource::PostgresUrl { tools: PostgresTools::Image(image), .. }) => Ok(ScratchImage::Named(image)),
+        Some(BackupSource::PostgresUrl { tools: DatabaseTools::Image(image), .. }) => Ok(ScratchImage::Named(image)),
         Some(BackupSource::PostgresUrl { .. }) => Err(DataError::dump(
             "there is no image to try it out in: set `tools` to an image that has a PostgreSQL server of the same version",
         )),
@@ -122,7 +122,10 @@ async fn load_and_count(server: &mut Client<'_>, stored: Stored<'_>, job: &Job) 
     make_database(server, stored, job).await?;
     server.set_target(target(DATABASE));
     let server = &*server;
-    Loading { part: stored.part, set: stored.set, client: server, clear: false, job }.run(None).await?;
+    let committing = AtomicBool::new(false);
+    let loading =
+        Loading { part: stored.part, set: stored.set, client: server, clear: false, job, committing: &committing };
+    loading.run(None).await?;
     let names = match &stored.part.tables[..] {
         [] => server.ask(TABLES, job).await?,
         noted => noted.iter().map(|table| table.name.clone()).collect(),
@@ -153,11 +156,17 @@ const TABLES: &str = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_catal
 /// An empty database like the one that was dumped, and the roles that its objects belong to.
 async fn make_database(client: &Client<'_>, stored: Stored<'_>, job: &Job) -> Result<(), DataError> {
     let source = &stored.part.source;
+    if let Some(file) = &stored.part.roles {
+        roles::make(client, &stored.set, file, job).await?;
+    }
+    let there = client.ask("SELECT pg_catalog.to_json(rolname) FROM pg_catalog.pg_roles;\n", job).await?;
     let roles = source.roles.iter().filter(|role| !role.starts_with("pg_"));
     let mut sql = String::new();
     for role in roles {
         // Some things may only belong to a superuser.
-        let _ = writeln!(sql, "CREATE ROLE {} SUPERUSER NOLOGIN;", quote(role, '"'));
+        let known = serde_json::to_string(role).is_ok_and(|role| there.contains(&role));
+        let how = if known { "ALTER" } else { "CREATE" };
+        let _ = writeln!(sql, "{how} ROLE {} SUPERUSER NOLOGIN;", quote(role, '"'));
     }
     client.ask(&sql, job).await?;
     let text = |value: &Option<String>, otherwise: &str| quote(value.as_deref().unwrap_or(otherwise), '\'');

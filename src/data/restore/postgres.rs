@@ -17,7 +17,7 @@
 //! until it is done, which they would have to anyway; and the locks it takes are as many as there are tables
 //! (`max_locks_per_transaction` times `max_connections`, 6,400 by default).
 
-use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -31,8 +31,10 @@ use crate::{
         DataError, Part, PartFormat, Reach,
         postgres::{
             client::{Client, succeeded},
+            roles,
             script::Script,
         },
+        progress::SetDir,
         unpack::PartReader,
     },
     model::EnvironmentKey,
@@ -40,8 +42,10 @@ use crate::{
 };
 
 use listener::{Heard, Listener};
+pub(in crate::data) use missing::exists;
 
 mod listener;
+mod missing;
 
 const CLEAR: &str = include_str!("clear.sql");
 
@@ -53,10 +57,40 @@ const LONGEST_LINE: usize = 256;
 
 pub(in crate::data) async fn restore(work: &Work<'_>, gate: Gate) -> Result<Loaded, DataError> {
     let client = Client::open(&work.backup.source, work.key, work.reach, "refit restore").await?;
-    let loading = Loading { part: work.part, set: work.set, client: &client, clear: true, job: work.job };
-    let loaded = loading.run(Some(gate)).await;
+    let made = missing::make(work).await;
+    let loaded = match &made {
+        Ok(_) => roles_and_data(work, &client, gate).await,
+        Err(_) => Ok(Loaded::default()),
+    };
     client.close(work.job).await;
+    if made? && loaded.is_err() {
+        missing::unmake(work).await;
+    }
     loaded
+}
+
+async fn roles_and_data(work: &Work<'_>, client: &Client<'_>, gate: Gate) -> Result<Loaded, DataError> {
+    let made = match &work.part.roles {
+        Some(file) => roles::make(client, &work.set, file, work.job).await?,
+        None => roles::Made::default(),
+    };
+    made.notes.iter().for_each(|note| work.job.log.line(format!("warning: {note}")));
+    let committing = AtomicBool::new(false);
+    let loading =
+        Loading { part: work.part, set: work.set, client, clear: true, job: work.job, committing: &committing };
+    match loading.run(Some(gate)).await {
+        Ok(loaded) => {
+            let note = (!made.notes.is_empty()).then(|| made.notes.join("\n"));
+            Ok(Loaded { note: loaded.note.or(note), ..loaded })
+        }
+        Err(error) => {
+            // Of a transaction that may be committed nobody knows what needs them.
+            if !committing.load(Ordering::Relaxed) {
+                made.undo(client, work.job).await;
+            }
+            Err(error)
+        }
+    }
 }
 
 /// The first column of a query's first row.
@@ -94,11 +128,13 @@ const PSQL: [&str; 6] =
 /// A dump on its way into a database.
 pub(in crate::data) struct Loading<'a> {
     pub part: &'a Part,
-    pub set: &'a Path,
+    pub set: SetDir<'a>,
     pub client: &'a Client<'a>,
     /// The database is emptied first.
     pub clear: bool,
     pub job: &'a Job,
+    /// Set when the last step is taken.
+    pub committing: &'a AtomicBool,
 }
 
 impl Loading<'_> {
@@ -213,6 +249,7 @@ impl Feed<'_> {
         if let Some(gate) = gate {
             gate.pass().await?;
         }
+        self.loading.committing.store(true, Ordering::Relaxed);
         self.say("COMMIT;\n").await
     }
 

@@ -13,6 +13,7 @@ use super::{
 
 mod kill;
 mod refuse;
+mod url;
 
 /// `guest` needs a password, `root` none; and nothing here has to survive a power cut.
 const START: &str = r"
@@ -26,7 +27,7 @@ exec mariadbd --user=mysql --datadir=/tmp/data --skip-networking --event-schedul
 const AWKWARD: &str = include_str!("docker_mysql/awkward.sql");
 
 impl Container {
-    async fn mariadb() -> Self {
+    pub(super) async fn mariadb() -> Self {
         let container = Self::run("refit-test/mariadb:10", &["sh", "-c", START]);
         until("MariaDB answers", || container.try_sql("mysql", "SELECT 1").status.success()).await;
         container
@@ -46,13 +47,13 @@ impl Container {
         client.wait_with_output().unwrap()
     }
 
-    fn sql(&self, database: &str, sql: &str) -> String {
+    pub(super) fn sql(&self, database: &str, sql: &str) -> String {
         let out = self.try_sql(database, sql);
         assert!(out.status.success(), "{sql}: {}", String::from_utf8_lossy(&out.stderr));
         String::from_utf8(out.stdout).unwrap().trim().to_owned()
     }
 
-    fn databases(&self) -> String {
+    pub(super) fn databases(&self) -> String {
         self.sql("mysql", "SELECT GROUP_CONCAT(SCHEMA_NAME ORDER BY 1) FROM information_schema.SCHEMATA WHERE SCHEMA_NAME NOT IN ('mysql', 'sys', 'information_schema', 'performance_schema')")
     }
 

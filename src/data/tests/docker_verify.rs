@@ -8,7 +8,7 @@ use super::{
     restore::{forge, put_back},
     *,
 };
-use crate::config::PostgresTools;
+use crate::config::DatabaseTools;
 
 /// Every common type, with the values that go wrong first; and what tables can be made of.
 const TYPES: &str = r#"
@@ -115,7 +115,7 @@ async fn set_of(dir: &Path, sources: &[Backup]) -> PathBuf {
     dir.join(report.set.unwrap())
 }
 
-fn scratch_containers() -> usize {
+pub(super) fn scratch_containers() -> usize {
     let labels = ["--filter", "label=refit.role=scratch", "--filter", "label=refit.app=guestbook"];
     let mine = format!("label=refit.owner={}", owner());
     let out = Command::new("docker").args(["ps", "-aq", "--filter", &mine]).args(labels).output().unwrap();
@@ -393,15 +393,18 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("postgresql://o%27brien:p%40ss%2Fw%25rd@{host}:5432/odd%20name?sslmode=disable");
     for (tools, format) in [
-        (PostgresTools::Host, PostgresFormat::Plain),
-        (PostgresTools::Image("refit-test/postgres:15".to_owned()), PostgresFormat::Custom),
+        (DatabaseTools::Host, PostgresFormat::Plain),
+        (DatabaseTools::Image("refit-test/postgres:15".to_owned()), PostgresFormat::Custom),
     ] {
-        let source =
-            backup("far", BackupSource::PostgresUrl { url: Secret::new(url.as_str()), tools: tools.clone(), format });
+        let source = backup(
+            "far",
+            BackupSource::PostgresUrl { url: Secret::new(url.as_str()), tools: tools.clone(), format, roles: false },
+        );
         let environment = environment(vec![source.clone()]);
         let engine = engine();
         let request = SetRequest {
             environment: &environment,
+            parts: &[],
             deployment: None,
             commit: None,
             reason: "test",
@@ -423,7 +426,7 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
         assert_eq!(db.psql("odd name", "SELECT count(*) FROM held"), "1000");
         let request = VerifyRequest { environment: Some(&environment), set: &set, depth: Depth::Restore, parts: &[] };
         let report = verify_set(request, reach(&engine), &job()).await.unwrap();
-        if tools == PostgresTools::Host {
+        if tools == DatabaseTools::Host {
             assert!(report.problems[0].contains("set `tools` to an image"), "{report:?}");
         } else {
             assert!(report.ok, "{report:?}");
@@ -432,8 +435,9 @@ async fn a_database_that_is_reached_by_its_url_goes_there_and_back() {
     let wrong = url.replace("p%40ss", "wrong");
     let source = BackupSource::PostgresUrl {
         url: Secret::new(wrong),
-        tools: PostgresTools::Host,
+        tools: DatabaseTools::Host,
         format: PostgresFormat::Plain,
+        roles: false,
     };
     let report = take(dir.path(), vec![backup("far", source)], None, &job()).await.unwrap();
     assert!(report.failures[0].error.contains("password authentication failed"), "{report:?}");

@@ -179,6 +179,7 @@ async fn an_empty_database_is_a_good_backup_and_a_wrong_name_is_none() {
             user: "guest".to_owned(),
             password: Some(Secret::new(password)),
             format: PostgresFormat::Plain,
+            roles: false,
         };
         backup(name, source)
     };

@@ -18,6 +18,7 @@ fn make(dir: &Path, name: &str, parts: &[&str], missing: &[&str]) {
             compression: None,
             tables: Vec::new(),
             tree: None,
+            roles: None,
             tool: String::new(),
             server: None,
             restore: String::new(),
@@ -34,6 +35,7 @@ fn make(dir: &Path, name: &str, parts: &[&str], missing: &[&str]) {
     let context = SetContext::default();
     let request = SetRequest {
         environment: &environment,
+        parts: &[],
         deployment: None,
         commit: None,
         reason: "test",

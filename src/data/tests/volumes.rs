@@ -24,21 +24,21 @@ fn docker(args: &[&str]) -> String {
 }
 
 /// A volume that goes when this does.
-struct Volume(String);
+pub(super) struct Volume(pub String);
 
 impl Volume {
-    fn make() -> Self {
+    pub(super) fn make() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("refit-data-test-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         docker(&["volume", "create", &name]);
         Self(name)
     }
 
-    fn place(&self) -> PathBuf {
+    pub(super) fn place(&self) -> PathBuf {
         docker(&["volume", "inspect", "--format", "{{.Mountpoint}}", &self.0]).into()
     }
 
-    fn source(&self, exclude: &[&str]) -> Backup {
+    pub(super) fn source(&self, exclude: &[&str]) -> Backup {
         let BackupSource::Files { exclude, .. } = files("uploads", Path::new("/"), exclude).source else { panic!() };
         backup("uploads", BackupSource::Volume { volume: self.0.clone(), exclude })
     }
@@ -97,6 +97,7 @@ impl World {
         let environment = environment(vec![source.clone()]);
         let request = SetRequest {
             environment: &environment,
+            parts: &[],
             deployment: None,
             commit: None,
             reason: "a test",
@@ -176,6 +177,8 @@ async fn docker_a_volume_that_is_gone_is_made_again() {
         let source = volume.source(&[]);
         let set = world.dir.path().join(world.take(&source, directly).await.set.unwrap());
         docker(&["volume", "rm", &volume.0]);
+        let left = present(&environment(vec![source.clone()]), world.reach(directly), &job()).await;
+        assert_eq!(left.backups.len(), 0);
         let gone = world.take(&source, directly).await;
         assert_eq!(gone.failures[0].error, format!("there is no volume `{}`", volume.0));
         assert!(!volume.exists(), "looking for it does not make it");

@@ -9,18 +9,24 @@ use std::{
 };
 
 use futures_util::future::join_all;
+use tokio_util::sync::CancellationToken;
 
 use super::{Action, Plan, plan};
 use crate::{
     config::{Environment, RuntimeKind},
-    model::{DeploymentId, EnvironmentKey},
+    data,
+    log::DeploymentLog,
+    model::{DeploymentId, EnvironmentKey, Stage},
     pipeline::{Runtimes, World, kept},
     registry::{Registry, RegistryError, Standing},
-    runtime::{RuntimeError, Sight},
+    runtime::{Job, RuntimeError, Sight},
 };
 
 /// A runtime that does not show itself within this time is away.
 const LOOK_LIMIT: Duration = Duration::from_secs(10);
+
+/// For what is left of data, of all environments together: a server that does not answer must not keep the daemon waiting.
+const SWEEP_LIMIT: Duration = Duration::from_secs(15);
 
 /// For all the actions of one environment, beside the time that the app has to stop.
 const ACT_LIMIT: Duration = Duration::from_secs(60);
@@ -186,4 +192,27 @@ pub async fn settle_all(world: &World, may_start: bool) -> BTreeSet<EnvironmentK
         (!done).then(|| environment.key.clone())
     });
     join_all(settled).await.into_iter().flatten().collect()
+}
+
+/// Ends or removes what a process that was killed left of backups and restores, as far as it can be done in time; the next restore
+/// does the rest. Before anything else acts. Of an environment that is stuck, where data may be half restored, nothing is touched.
+pub async fn sweep_data(world: &World) {
+    let cancel = CancellationToken::new();
+    let swept = world.config.environments().map(async |environment| {
+        let key = &environment.key;
+        let log = DeploymentLog::discard(world.config.redactor.clone()).stage(Stage::Backup);
+        let job = Job { log, cancel: cancel.clone() };
+        match world.registry.standing(key).await {
+            Ok(standing) if standing.stuck.is_none() => {}
+            _ => return,
+        }
+        let backups = &world.config.server.backups_dir;
+        for what in data::sweep_leftovers(environment, backups, world.runtimes.reach(), &job).await {
+            tracing::warn!(environment = %key, "of a process that was killed: {what}");
+        }
+    });
+    if tokio::time::timeout(SWEEP_LIMIT, join_all(swept)).await.is_err() {
+        cancel.cancel();
+        tracing::warn!("what killed processes left of data is not looked for any longer: the next restore does");
+    }
 }

@@ -53,11 +53,21 @@ pub struct Output {
     pub bytes: u64,
     /// `part: error` of what is missing.
     pub failures: Vec<String>,
+    /// What a part lacks that is there.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// Sets that retention removed.
     pub removed: Vec<String>,
     /// Of a rollback: where the state before is kept, relative to the state directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+}
+
+impl Output {
+    fn warning(&self) -> Option<String> {
+        let all: Vec<&str> = self.failures.iter().chain(&self.notes).map(String::as_str).collect();
+        (!all.is_empty()).then(|| all.join("; "))
+    }
 }
 
 pub fn input(progress: &Progress) -> Result<Input, StageFailure> {
@@ -79,8 +89,7 @@ pub async fn run(step: &Step, input: Input) -> Result<Done, StageFailure> {
     }
     let output = take(step, &input.commit, "before a deployment", &[]).await?;
     let facts = Facts { backup: output.set.clone(), ..Facts::default() };
-    let warning = (!output.failures.is_empty()).then(|| output.failures.join("; "));
-    Ok(Done { facts, warning, ..Done::new(&output)? })
+    Ok(Done { facts, warning: output.warning(), ..Done::new(&output)? })
 }
 
 async fn keep_state(step: &Step, commit: &CommitId, leaving: &Leaving) -> Result<Done, StageFailure> {
@@ -100,8 +109,7 @@ async fn keep_state(step: &Step, commit: &CommitId, leaving: &Leaving) -> Result
     step.job.log.line(format!("the state before is kept in {place}"));
     output.state = Some(place);
     let facts = Facts { backup: output.set.clone(), ..Facts::default() };
-    let warning = (!output.failures.is_empty()).then(|| output.failures.join("; "));
-    Ok(Done { facts, warning, ..Done::new(&output)? })
+    Ok(Done { facts, warning: output.warning(), ..Done::new(&output)? })
 }
 
 /// All of the data as it is now: the way forward again.
@@ -112,6 +120,11 @@ async fn before_data_goes_back(
     without_backup: bool,
 ) -> Result<Output, StageFailure> {
     let reason = format!("before {restore} is put back");
+    let present = data::present(&step.environment, step.world.runtimes.reach(), &step.job).await;
+    if present.backups.is_empty() {
+        return Ok(Output::default());
+    }
+    let step = &Step { environment: Arc::new(present), ..step.clone() };
     let taken = take(step, commit, &reason, &[restore.to_owned()]).await;
     match taken {
         Ok(output) if output.set.is_some() && output.failures.is_empty() => Ok(output),
@@ -169,6 +182,7 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
     let context = context(&step.world, &environment.key, Some(step.deployment)).await;
     let request = SetRequest {
         environment,
+        parts: &[],
         deployment: Some(step.deployment),
         commit: Some(commit),
         reason,
@@ -205,6 +219,7 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
     Ok(Output {
         set: report.set,
         bytes: report.bytes,
+        notes: report.parts.iter().filter_map(data::Part::warning).collect(),
         parts: report.parts.into_iter().map(|p| p.file).collect(),
         failures,
         removed,

@@ -63,10 +63,24 @@ pub fn began(step: &Step) -> bool {
 /// Puts the data forward again, as it was when the rollback began. Nothing that uses it may run.
 pub async fn forward(step: &Step, exchange: &Exchange) -> Result<(), StageFailure> {
     match &exchange.forward {
-        Some(set) => put(step, set, &exchange.parts).await?,
-        None => step.job.log.line("the data as it was before could not be backed up: what was put back stays"),
+        Some(set) => match held(step, set, &exchange.parts)? {
+            Some(parts) => put(step, set, &parts).await?,
+            None => step.job.log.line("there was nothing of it before: what was put back stays"),
+        },
+        None => step.job.log.line("there is no backup of the data as it was before: what was put back stays"),
     }
     unmark(&mark(step))
+}
+
+/// Which of these parts a set holds: what did not exist when it was taken is not in it. `None`: none of them.
+fn held(step: &Step, set: &str, parts: &[Name]) -> Result<Option<Vec<Name>>, StageFailure> {
+    if parts.is_empty() {
+        return Ok(Some(Vec::new()));
+    }
+    let manifest = data::read_manifest(&step.world.config.server.backups_dir.join(set))?;
+    let is_held = |name: &&Name| manifest.parts.iter().any(|part| part.name == name.as_str());
+    let held: Vec<Name> = parts.iter().filter(is_held).cloned().collect();
+    Ok((!held.is_empty()).then_some(held))
 }
 
 /// Restores a set, or some of its parts. Nothing that uses the data may run.

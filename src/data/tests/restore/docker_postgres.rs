@@ -261,6 +261,7 @@ async fn a_role_that_only_owns_its_tables_is_enough() {
         user: "owner".to_owned(),
         password: None,
         format: PostgresFormat::Custom,
+        roles: false,
     };
     let dir = tempfile::tempdir().unwrap();
     let source = backup("theirs", source);
