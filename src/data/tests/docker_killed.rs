@@ -24,7 +24,7 @@ const ROLE: &str = "REFIT_TEST_KILLED_TREES";
 const THIS: &str =
     "data::tests::docker_killed::killed_at_any_moment_files_and_volumes_are_old_or_new_and_nothing_is_left";
 
-const FILES: usize = 3000;
+const FILES: usize = 600;
 
 type Content = BTreeMap<PathBuf, Vec<u8>>;
 
@@ -57,7 +57,7 @@ fn fill(root: &Path, word: &str, many: usize) {
 fn deadly() -> Backup {
     let source = BackupCommand {
         dump: "echo nothing".to_owned(),
-        restore: "kill -9 $PPID; exec sleep 60".to_owned(),
+        restore: "kill -9 $PPID".to_owned(),
         rehearse: None,
         container: None,
         env: BTreeMap::new(),
@@ -126,6 +126,7 @@ fn kill_when(mut child: Child, mut when: impl FnMut() -> bool) -> bool {
             return child.wait().unwrap().signal() == Some(9);
         }
         assert!(begun.elapsed() < LONG, "it neither ends nor comes to the point");
+        std::thread::sleep(Duration::from_micros(200));
     }
 }
 
@@ -148,7 +149,7 @@ async fn killed_at_any_moment_files_and_volumes_are_old_or_new_and_nothing_is_le
         let new = content(&root);
         let all = sources(&place);
         let set = set_of(&all, dir.path()).await;
-        fill(&root, "old", 300);
+        fill(&root, "old", 200);
         let old = content(&root);
         let (beside, within) = staged(&root);
         let grows = || names_of(&beside) > 100 || names_of(&within.join("new")) > 100;
@@ -159,15 +160,15 @@ async fn killed_at_any_moment_files_and_volumes_are_old_or_new_and_nothing_is_le
         assert!(content(&root) == new, "{place}");
 
         let mut seen = Vec::new();
-        for moment in 0..14_u32 {
-            fill(&root, "old", 300);
+        for moment in 0..9_u32 {
+            fill(&root, "old", 200);
             let killed = match moment {
                 0 => kill_when(start(&place, &set, &["uploads"]), grows),
                 1 => kill_when(start(&place, &set, &["uploads", "deadly"]), || false),
                 2 | 3 => kill_when(start(&place, &set, &["uploads"]), moves),
                 n => {
                     let begun = Instant::now();
-                    kill_when(start(&place, &set, &["uploads"]), || begun.elapsed() > took * n / 8)
+                    kill_when(start(&place, &set, &["uploads"]), || begun.elapsed() > took * (n - 3) / 4)
                 }
             };
             assert!(killed || moment > 1, "{place}: it was not killed at {moment}");
@@ -178,8 +179,10 @@ async fn killed_at_any_moment_files_and_volumes_are_old_or_new_and_nothing_is_le
             assert!(moment > 1 || after == old, "{place}: nothing was exchanged yet at {moment}");
             assert!(!beside.exists() && !within.exists(), "{place}, killed at {moment}: something is left");
             seen.push(after == new);
-            put_back(&place, &set, &["uploads"]).await.unwrap();
-            assert!(content(&root) == new, "{place}: once more, after {moment}");
+            if moment < 4 {
+                put_back(&place, &set, &["uploads"]).await.unwrap();
+                assert!(content(&root) == new, "{place}: once more, after {moment}");
+            }
         }
         assert!(seen.contains(&true) && seen.contains(&false), "{place}: {seen:?}");
     }
