@@ -96,6 +96,8 @@ memory() {
     child=$(pgrep -n -P "$1" || true)
     sed -n 's/^VmHWM:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/${child:-$1}/status"
 }
+# What it has now for itself; the rest of what it is said to have is its program file, which the kernel shares and may take back.
+own_memory() { sed -n 's/^RssAnon:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$1/status"; }
 
 load direct "$blue" # warm
 load direct "$blue"
@@ -127,7 +129,7 @@ for ((attempt = 0; attempt < 200; attempt++)); do
     sleep 0.05
 done
 "$refit" gate route bench/one --state-dir "$work/gate" --listen "127.0.0.1:$port" --to "$blue=127.0.0.1:$blue" >/dev/null
-idle_kb=$(memory "$gate")
+idle_kb=$(memory "$gate") idle_own_kb=$(own_memory "$gate")
 bench gate gate "$work/gate/gate.sock" "$port" "$gate"
 gate_port=$port
 
@@ -183,5 +185,6 @@ driver=$!
 load gate "$gate_port"
 wait "$driver"
 printf '\ngate, a pause of 1 s under load: %s, lost=%s of %s\n' "$(cat "$work/hold")" "$lost" "$requests"
-printf 'gate, idle: %s kB; after all of this: %s kB at most\n' "$idle_kb" "$(memory "$gate")"
+printf 'gate, idle: %s kB, of which %s kB are not its program file; after all of this: %s kB at most, %s kB of its own\n' \
+    "$idle_kb" "$idle_own_kb" "$(memory "$gate")" "$(own_memory "$gate")"
 cat "$work/figures"

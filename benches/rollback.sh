@@ -8,6 +8,9 @@
 # one, which both exist. Refit: the app of a deployment that is in its bake time is killed, and everything else is Refit's: that it notices, the
 # journal, removing the candidate, starting the old version. The clock stops when the public port gives the old version's line.
 #
+# With blue-green, then also from `refit rollback` to the old version answering, where that is kept warm and where it stands stopped; the app takes
+# half a second to start. The rest of either is the safety checks and the state before, which is kept.
+#
 # Prints each round and, last, `floor median_ms=… refit median_ms=… rounds=…`.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -136,14 +139,55 @@ by_refit() {
     settle rolled_back
 }
 
+restart() {
+    kill "$daemon"
+    wait "$daemon" || true
+    sed -i "$@" "$work/pipeline.toml"
+    start_daemon
+}
+
+newest() {
+    "$refit" --config "$work/pipeline.toml" history --format json --limit 1 |
+        python3 -c 'import json, sys; print(json.load(sys.stdin)[0]["id"])'
+}
+
+# asked TARGET TEXT: a person goes back to deployment TARGET, which answers TEXT.
+asked() {
+    watch_for "$2" "$port"
+    sleep 0.2
+    began=$(now_ms)
+    "$refit" --config "$work/pipeline.toml" rollback --to "$1" --force --reason bench >/dev/null 2>&1
+    wait $! || failed "deployment $1 did not come back"
+    took=$(($(cat "$work/answered") - began))
+}
+
+# Two good versions of an app that takes a while, each gone back to from the other.
+by_a_person() {
+    restart -e 's/bake = "5m"/bake = "0s"/' -e 's/^\[start\]$/[start]\nkeep_warm = "1h"/'
+    sed -i 's/^CMD .*/CMD ["sh", "-c", "sleep 0.5; exec httpd -f -p 8000 -h \/var\/www"]/' "$work/repository/Dockerfile"
+    local version round id=() warm=() cold=()
+    for version in a b; do
+        deploy "$version"
+        settle succeeded
+        id+=("$(newest)")
+    done
+    for ((round = 1; round <= rounds; round++)); do
+        # Now `b` is live and `a` is warm.
+        asked "${id[0]}" "version a"
+        warm+=("$took")
+        docker stop "refit-$app-production-${id[1]}" >/dev/null
+        asked "${id[1]}" "version b"
+        cold+=("$took")
+        printf 'asked, round %d: warm %d ms, cold %d ms\n' "$round" "${warm[-1]}" "${cold[-1]}"
+    done
+    printf 'asked warm_median_ms=%d cold_median_ms=%d rounds=%d\n' "$(median_of "${warm[@]}")" "$(median_of "${cold[@]}")" "$rounds"
+}
+
 make_pair
 start_daemon
 deploy good
 settle succeeded
-kill "$daemon"
-wait "$daemon" || true
-sed -i 's/bake = "0s"/bake = "5m"/' "$work/pipeline.toml"
-start_daemon
+restart 's/bake = "0s"/bake = "5m"/'
 
 floor=() ours=()
 for ((round = 1; round <= rounds; round++)); do
@@ -153,4 +197,5 @@ for ((round = 1; round <= rounds; round++)); do
     ours+=("$took")
     printf 'round %d: by hand %d ms, refit %d ms\n' "$round" "${floor[-1]}" "${ours[-1]}"
 done
+[[ $strategy == recreate ]] || by_a_person
 printf 'floor median_ms=%d refit median_ms=%d rounds=%d\n' "$(median_of "${floor[@]}")" "$(median_of "${ours[@]}")" "$rounds"

@@ -25,7 +25,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     time,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     forward::Network,
@@ -80,9 +80,6 @@ pub(super) struct Floor {
     pub(super) leaving: ShutdownWatch,
     /// Connections that rest are closed as well.
     pub(super) hurry: CancellationToken,
-    /// Ends every connection at once.
-    pub(super) over: CancellationToken,
-    pub(super) tasks: TaskTracker,
     pub(super) throttle: Throttle,
 }
 
@@ -123,7 +120,7 @@ pub(super) async fn serve(door: Arc<Door>, floor: Arc<Floor>) {
                 // Without a seat it is closed at once.
                 if let Some(seat) = floor.connections.take(peer.ip(), trusted) {
                     let connection = Box::pin(connection(stream, peer, proxy.clone(), floor.clone(), seat));
-                    floor.tasks.spawn(connection);
+                    tokio::spawn(connection);
                 }
             }
             Err(error) if is_of_one_connection(&error) => {}
@@ -148,11 +145,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn connection(stream: TcpStream, peer: SocketAddr, proxy: Arc<Proxy>, floor: Arc<Floor>, seat: Seat) {
-    let over = floor.over.clone();
-    let serve = async {
-        if prepare(&stream).is_err() {
-            return;
-        }
+    if prepare(&stream).is_ok() {
         match time::timeout(HEAD_TIME, speaks_http2(&stream)).await {
             Ok(Ok(true)) => {
                 let stream = ClientStream::new(stream, peer);
@@ -163,10 +156,6 @@ async fn connection(stream: TcpStream, peer: SocketAddr, proxy: Arc<Proxy>, floo
             // Gone, or silent.
             Ok(Err(_)) | Err(_) => {}
         }
-    };
-    tokio::select! {
-        () = over.cancelled() => {}
-        () = serve => {}
     }
     drop(seat);
 }

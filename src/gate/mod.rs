@@ -46,7 +46,7 @@ use std::{
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{net::UnixListener, sync::watch, time};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 pub use build::Build;
 pub use client::{Client, ClientError};
@@ -130,11 +130,10 @@ fn io_error(action: impl Into<String>) -> impl FnOnce(io::Error) -> GateError {
 
 /// Serves until `stop` is cancelled, or until another gate has taken over and the last connection here has ended. `ready` is called once it serves.
 ///
-/// After `stop`, requests may end within [`Settings::grace`].
+/// After `stop`, requests may end within [`Settings::grace`]. Connections that are left then are tasks of the runtime, and end with it.
 pub async fn run(settings: Settings, stop: CancellationToken, ready: impl FnOnce()) -> Result<(), GateError> {
     crate::files::make_private_dir(&settings.state_dir)
         .map_err(io_error(format!("making the directory {}", settings.state_dir.display())))?;
-    let floor_over = CancellationToken::new();
     let (leave, leaving) = watch::channel(false);
     let floor = Arc::new(Floor {
         connections: Connections::new(most_connections(settings.max_connections)),
@@ -142,8 +141,6 @@ pub async fn run(settings: Settings, stop: CancellationToken, ready: impl FnOnce
         trusted: settings.trusted.clone(),
         leaving,
         hurry: CancellationToken::new(),
-        over: floor_over.clone(),
-        tasks: TaskTracker::new(),
         throttle: Throttle::default(),
     });
     let state_file = settings.state_dir.join("gate.json");
@@ -166,7 +163,6 @@ pub async fn run(settings: Settings, stop: CancellationToken, ready: impl FnOnce
         () = left.cancelled() => finish(&gate, settings.linger, stop).await,
     }
     keeper.abort();
-    floor_over.cancel();
     Ok(())
 }
 

@@ -117,8 +117,8 @@ impl Handler {
 
     /// Gets a ticket, after waiting where it must.
     async fn enter(&self, route: &Route, session: &mut Session) -> std::result::Result<Ticket, Trouble> {
-        let bytes = WAITING_BYTES + head_bytes(session.req_header());
         loop {
+            let bytes = || WAITING_BYTES + head_bytes(session.req_header());
             match route.traffic.enter(bytes) {
                 Entry::Go(ticket) => return Ok(ticket),
                 Entry::Wait(place) => wait(place, session).await?,

@@ -127,14 +127,14 @@ impl Traffic {
         self.now.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// For a new request that keeps `bytes` in memory while it waits.
-    pub(super) fn enter(&self, bytes: u64) -> Entry {
+    /// For a new request that keeps `bytes` in memory while it waits; they are only counted then.
+    pub(super) fn enter(&self, bytes: impl FnOnce() -> u64) -> Entry {
         let now = self.read();
         if let Some(page) = &now.maintenance {
             return Entry::Maintenance(page.clone());
         }
         if let Some(paused) = &now.paused {
-            return Entry::Wait(self.hold.wait(bytes, &paused.bounds));
+            return Entry::Wait(self.hold.wait(bytes(), &paused.bounds));
         }
         match &now.live {
             Some(live) => Entry::Go(Ticket::new(&live.side)),
@@ -324,7 +324,7 @@ mod tests {
     }
 
     fn enter(traffic: &Traffic) -> Ticket {
-        match traffic.enter(1) {
+        match traffic.enter(|| 1) {
             Entry::Go(ticket) => ticket,
             other => panic!("not let in: {other:?}"),
         }
@@ -333,7 +333,7 @@ mod tests {
     #[test]
     fn a_request_belongs_to_the_side_that_was_live_when_it_came() {
         let traffic = Traffic::default();
-        assert!(matches!(traffic.enter(1), Entry::Empty));
+        assert!(matches!(traffic.enter(|| 1), Entry::Empty));
         assert!(switch(&traffic, "1").side.is_none());
         let old = enter(&traffic);
         let replaced = switch(&traffic, "2");
@@ -376,7 +376,7 @@ mod tests {
         let traffic = Traffic::default();
         switch(&traffic, "1");
         traffic.pause(Paused::from_now(HoldBounds::default()));
-        let Entry::Wait(place) = traffic.enter(1) else { panic!("not held") };
+        let Entry::Wait(place) = traffic.enter(|| 1) else { panic!("not held") };
         switch(&traffic, "2");
         assert_eq!(traffic.state().0, RouteState::Held);
         assert_eq!(traffic.resume(None), 1);
@@ -390,12 +390,12 @@ mod tests {
         switch(&traffic, "1");
         let paused = Paused::from_now(HoldBounds::default());
         traffic.pause(paused);
-        let Entry::Wait(place) = traffic.enter(1) else { panic!("not held") };
+        let Entry::Wait(place) = traffic.enter(|| 1) else { panic!("not held") };
         traffic.maintain(Some(Page { message: None, retry_after: 5 }));
         assert_eq!(place.turn().await, Verdict::Go);
-        assert!(matches!(traffic.enter(1), Entry::Maintenance(_)));
+        assert!(matches!(traffic.enter(|| 1), Entry::Maintenance(_)));
         traffic.maintain(None);
-        assert!(matches!(traffic.enter(1), Entry::Wait(_)));
+        assert!(matches!(traffic.enter(|| 1), Entry::Wait(_)));
         let other = Paused { until: Timestamp::MAX, ..paused };
         traffic.resume(Some(other));
         assert!(traffic.paused().is_some(), "another pause than the one whose time is over");

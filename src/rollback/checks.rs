@@ -145,7 +145,10 @@ fn target(facts: &Facts<'_>) -> Check {
 fn artefact(facts: &Facts<'_>) -> Check {
     let (name, image) = (&facts.target.instance.name, &facts.target.artefact_name);
     let stands = !matches!(facts.instance, InstanceState::Missing);
+    let runs =
+        matches!(facts.instance, InstanceState::Running { .. }) && facts.target.deployment != facts.live.deployment;
     match (stands, facts.artefact) {
+        (true, true) if runs => check("image", Severity::Ok, format!("{name} runs still")),
         (true, true) => check("image", Severity::Ok, format!("{name} stands and is started as it is")),
         (true, false) if facts.instance_suffices => {
             let text = format!("{image} is gone; {name} still stands and is started, but could not be made again");
@@ -375,6 +378,18 @@ mod tests {
     #[test]
     fn a_sick_version_is_left_without_a_word() {
         assert_eq!(told(|_| ()), [""; 0]);
+    }
+
+    #[test]
+    fn a_version_that_is_kept_warm_is_said_to_run() {
+        let mut text = String::new();
+        told(|f| {
+            let stopped = artefact(f).message;
+            f.instance = InstanceState::Running { address: None, restarts: 0, health: None };
+            text = format!("{stopped}; {}", artefact(f).message);
+        });
+        let name = release(3).instance.name;
+        assert_eq!(text, format!("{name} stands and is started as it is; {name} runs still"));
     }
 
     #[test]
