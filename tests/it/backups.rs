@@ -395,7 +395,8 @@ fn docker_a_new_machine_gets_everything_back_unforced_and_the_daemon_sweeps() {
     let site = Site::process();
     let database = Database::start(&format!("{}-db", site.app));
     let volume = format!("{}-volume", site.app);
-    let (uploads, local) = (site.path().join("uploads"), site.path().join("notes.db"));
+    let (uploads, local) = (site.path().join("uploads"), site.path().join("data/notes.db"));
+    fs::create_dir(site.path().join("data")).unwrap();
     let mut site = site.with(&format!(
         "[[backup]]\nname = \"main\"\nkind = \"postgres\"\ncontainer = \"{}\"\ndatabase = \"guestbook\"\nuser = \"guestbook\"\n\
          [[backup]]\nname = \"uploads\"\nkind = \"files\"\npath = \"{}\"\n\
@@ -423,7 +424,7 @@ fn docker_a_new_machine_gets_everything_back_unforced_and_the_daemon_sweeps() {
     database.psql("postgres", "DROP DATABASE guestbook");
     docker(&["volume", "rm", &volume]);
     fs::remove_dir_all(&uploads).unwrap();
-    fs::remove_file(&local).unwrap();
+    fs::remove_dir_all(local.parent().unwrap()).unwrap();
     site.refit(&["backup", "verify", "latest"]).expect(0);
     let ran = site.refit(&["backup", "restore", "latest", "--yes"]).expect(0);
     assert!(ran.stdout.contains("nothing before that could be backed up"), "{}", ran.stdout);

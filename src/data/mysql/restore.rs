@@ -1,7 +1,10 @@
 //! Putting a dump back: loaded into a database of its own, counted, asked the configured question, and only then exchanged
 //! (`swap.rs`) for the live one.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio_util::sync::CancellationToken;
@@ -42,6 +45,7 @@ async fn restore_with(server: &Server<'_>, work: &Work<'_>, gate: Gate) -> Resul
 
     // What is begun here is ended here, also when the job is cancelled.
     let winding_up = Job { log: log.clone(), cancel: CancellationToken::new() };
+    let made = AtomicBool::new(false);
     let ready = async {
         let default = default_of(server, &names, job).await?;
         refuse_strangers(server, &names, job).await?;
@@ -51,6 +55,7 @@ async fn restore_with(server: &Server<'_>, work: &Work<'_>, gate: Gate) -> Resul
         let rows = verify(server, &names.new, &sifted.heard.tables, work.part, job).await?;
         let tables = sifted.heard.tables.len();
         if default.is_none() {
+            made.store(true, Ordering::Relaxed);
             server.ask(None, &format!("CREATE DATABASE IF NOT EXISTS {};\n", quoted(&names.live)), job).await?;
         }
         swap::prepare(server, &names, sifted.code, default.as_deref(), job).await?;
@@ -68,6 +73,11 @@ async fn restore_with(server: &Server<'_>, work: &Work<'_>, gate: Gate) -> Resul
             // Nothing was changed; what cannot be cleared away now is found by the next one.
             if let Err(left) = swap::settle(server, &names, &winding_up).await {
                 log.line(format!("`{}` stays for now: {left}", names.new));
+            } else if made.load(Ordering::Relaxed)
+                && swap::tables(server, &names.live, &winding_up).await.is_ok_and(|tables| tables.is_empty())
+                && let Err(left) = swap::drop_database(server, &names.live, &winding_up).await
+            {
+                log.line(format!("`{}` was made for this and is left, empty: {left}", names.live));
             }
             return Err(error);
         }

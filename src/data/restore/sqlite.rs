@@ -47,6 +47,10 @@ pub(in crate::data) async fn restore(work: &Work<'_>, path: &Path, gate: Gate) -
         return Err(DataError::dump("it is no SQLite database"));
     }
     let path = resolve(path)?;
+    if let Some(parent) = path.parent() {
+        // On a new machine there may be none.
+        fs::create_dir_all(parent).map_err(DataError::io("making", parent))?;
+    }
     let cancel = &work.job.cancel;
     let new = tokio::select! {
         () = cancel.cancelled() => return Err(DataError::Cancelled),

@@ -82,6 +82,13 @@ async fn a_mysql_database_and_files_are_made_too_and_what_cannot_be_asked_counts
     db.sql("mysql", "DROP DATABASE shop");
     std::fs::remove_dir_all(dir.path().join("deep")).unwrap();
     assert_eq!(names(&there(&all).await), ["away"]);
+    // One that fails because of another part leaves nothing behind.
+    let broken = Backup { check: Some("SELECT 0".to_owned()), ..all.backups[0].clone() };
+    put_back(&environment(vec![broken, all.backups[1].clone()]), &set, Some(&engine()), &job()).await.unwrap_err();
+    restore::forge(&set, |manifest| manifest.parts[1].tree.as_mut().unwrap().listing.entries += 1);
+    put_back(&all, &set, Some(&engine()), &job()).await.unwrap_err();
+    assert_eq!((db.databases().as_str(), path.exists()), ("NULL", false));
+    restore::forge(&set, |manifest| manifest.parts[1].tree.as_mut().unwrap().listing.entries -= 1);
     put_back(&all, &set, Some(&engine()), &job()).await.unwrap();
     assert_eq!((db.sql("shop", "SELECT COUNT(*) FROM held").as_str(), db.databases().as_str()), ("1000", "shop"));
     assert_eq!(std::fs::read_to_string(path.join("a")).unwrap(), "kept");

@@ -61,6 +61,9 @@ pub struct Output {
     /// Of a rollback: where the state before is kept, relative to the state directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Of a rollback: none of the data existed, so there was nothing to keep.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub nothing_there: bool,
 }
 
 impl Output {
@@ -122,7 +125,7 @@ async fn before_data_goes_back(
     let reason = format!("before {restore} is put back");
     let present = data::present(&step.environment, step.world.runtimes.reach(), &step.job).await;
     if present.backups.is_empty() {
-        return Ok(Output::default());
+        return Ok(Output { nothing_there: !step.environment.backups.is_empty(), ..Output::default() });
     }
     let step = &Step { environment: Arc::new(present), ..step.clone() };
     let taken = take(step, commit, &reason, &[restore.to_owned()]).await;
@@ -224,6 +227,7 @@ pub async fn take(step: &Step, commit: &CommitId, reason: &str, protect: &[Strin
         failures,
         removed,
         state: None,
+        nothing_there: false,
     })
 }
 

@@ -246,7 +246,9 @@ pub fn learn(stage: Stage, output: &Value, at: jiff::Timestamp, progress: &mut P
     match stage {
         Stage::Pull => progress.commit = Some(parsed::<pull::Output>(output)?.commit),
         Stage::Backup => {
-            progress.fresh = parsed::<backup::Output>(output)?.set;
+            let taken = parsed::<backup::Output>(output)?;
+            progress.fresh = taken.set;
+            progress.without_backup |= taken.nothing_there;
             progress.backup_at = progress.fresh.as_ref().map(|_| at);
         }
         Stage::Build => progress.artefact = Some(parsed(output)?),
