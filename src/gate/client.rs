@@ -68,6 +68,20 @@ impl ClientError {
         }
     }
 
+    /// Whether asking the next gate does no harm. One that is being replaced says so, or closes the connection: then it has not read what could not
+    /// be sent, and a question changes nothing.
+    fn leaves_it_undone(&self, verb: &Verb) -> bool {
+        match self {
+            Self::Refused(error) => error.code == ErrorCode::Leaving,
+            Self::Unanswered { source, .. } => match source.kind() {
+                io::ErrorKind::BrokenPipe => true,
+                io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => matches!(verb, Verb::Status(_)),
+                _ => false,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether there is no gate at all.
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Absent { .. })
@@ -138,12 +152,12 @@ impl Client {
         let began = Instant::now();
         let request = Request { v: VERSION, verb };
         loop {
-            let refused = match self.once(&request, within).await {
-                Err(ClientError::Refused(error)) if error.code == ErrorCode::Leaving => ClientError::Refused(error),
+            let error = match self.once(&request, within).await {
+                Err(error) if error.leaves_it_undone(&request.verb) => error,
                 other => return other,
             };
             if began.elapsed() > PATIENCE {
-                return Err(refused);
+                return Err(error);
             }
             time::sleep(PAUSE).await;
         }
@@ -229,6 +243,40 @@ mod tests {
         let line = r#"{"v":1,"do":"pause","name":"a"}"#;
         let expected = PauseRequest { name: "a".into(), bounds: HoldBounds::default() };
         assert_eq!(serde_json::from_str::<Request>(line).unwrap().verb, Verb::Pause(expected));
+    }
+
+    /// A gate that is replaced closes connections that it has not read.
+    #[tokio::test]
+    async fn a_question_is_asked_again_and_an_order_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("gate.sock");
+        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(&socket);
+        let seen = async {
+            for _ in 0..2 {
+                let (stream, _) = listener.accept().await.unwrap();
+                let mut line = String::new();
+                BufReader::new(stream).read_line(&mut line).await.unwrap();
+            }
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream
+                .write_all(b"{\"v\":1,\"ok\":false,\"error\":{\"code\":\"x\",\"message\":\"m\",\"hint\":\"h\"}}\n")
+                .await
+                .unwrap();
+            let (stream, _) = listener.accept().await.unwrap();
+            let mut line = String::new();
+            BufReader::new(stream).read_line(&mut line).await.unwrap();
+            // A second connection would wait for ever, and the test with it.
+            line
+        };
+        let asked = async {
+            let answer = client.status(None).await.unwrap_err();
+            assert!(matches!(answer, ClientError::Refused(_)), "{answer}");
+            let answer = client.remove("shop").await.unwrap_err();
+            assert!(matches!(answer, ClientError::Unanswered { verb: "remove", .. }), "{answer}");
+        };
+        let (last, ()) = tokio::join!(seen, asked);
+        assert!(last.contains("remove"), "{last}");
     }
 
     #[test]
