@@ -9,6 +9,9 @@ use tempfile::TempDir;
 use super::{Strategy, *};
 use crate::model::EnvironmentKey;
 
+mod backups;
+mod start;
+
 /// A directory with files, and variables.
 struct House {
     dir: TempDir,
@@ -207,59 +210,6 @@ fn environments_override_key_by_key_and_replace_lists() {
 }
 
 #[test]
-fn backups_say_how_long_they_stay_and_how_far_they_are_looked_at() {
-    let text = SMALL.to_owned()
-        + "[environments.dev]\nbranch = 'dev'\nrehearse_backups = '1d'\n[environments.lab]\nbranch = 'lab'\n\
-           [[environments.lab.backup]]\nkind = 'sqlite'\npath = 'a.db'\nkeep = 3\nverify = 'off'\n\
-           [[environments.lab.backup]]\nkind = 'sqlite'\npath = 'b.db'\n\
-           [[backup]]\nkind = 'sqlite'\npath = 'app.db'\ncheck = 'SELECT count(*) FROM guests'\nverify = 'restore'\n";
-    let config = House::new(&text).config();
-    let of = |name: &str| config.environment(None, Some(name)).unwrap();
-    let keep = |name: &str| of(name).backup_retention.keep;
-    assert_eq!([keep("production"), keep("dev"), keep("lab")], [10, 5, 5], "the most that any entry asks for");
-    assert_eq!(
-        (of("production").rehearse_backups, of("dev").rehearse_backups),
-        (None, Some(Duration::from_secs(86_400)))
-    );
-    let dev = &of("dev").backups[0];
-    assert_eq!((dev.verify, dev.check.as_deref()), (VerifyBackup::Restore, Some("SELECT count(*) FROM guests")));
-    assert_eq!(
-        of("lab").backups.iter().map(|b| b.verify).collect::<Vec<_>>(),
-        [VerifyBackup::Off, VerifyBackup::Checksums]
-    );
-    let wrong = SMALL.to_owned() + "[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nverify = 'sometimes'\ncheck = ''\n";
-    let errors = House::new(&wrong).load_as(MissingSecrets::Error).unwrap_err().problems;
-    assert_eq!(errors.len(), 2, "{errors:#?}");
-}
-
-#[test]
-fn a_strategy_is_chosen_where_none_is_asked_for() {
-    let start = |tables: &str| House::new(&format!("{SMALL}{tables}")).config().apps[0].environments[0].start.clone();
-    let words = |tables: &str| start(tables).strategy_words();
-    assert_eq!(words(""), "blue-green (has a port, no volumes, and no database file)");
-    assert_eq!(words("[start]\nstrategy = 'auto'\n"), words(""));
-    assert_eq!(words("[start]\nstrategy = 'blue-green'\nvolumes = ['d:/d']\n"), "blue-green (as configured)");
-    assert_eq!(words("[start]\nstrategy = 'recreate'\n"), "recreate (as configured)");
-    assert_eq!(
-        words("[start]\nvolumes = ['./d:/d']\ngate = true\n").split(" (").next(),
-        Some("recreate behind the gate")
-    );
-    assert_eq!(words("[start]\ngate = false\n"), "recreate (`gate = false`)");
-    let sqlite = "[[backup]]\nkind = 'sqlite'\npath = 'a.db'\n";
-    assert_eq!(words(sqlite), "recreate (the SQLite database a is for one version at a time)");
-    let process = start("[start]\nruntime = 'process'\ncommand = 'x'\n");
-    assert!(process.gate.is_none() && process.strategy == Strategy::Recreate, "{}", process.strategy_words());
-
-    // What a release of an earlier version kept of its settings is what it was.
-    let mut kept = serde_json::to_value(start("[start]\nstrategy = 'recreate'\n")).unwrap();
-    for new in ["strategy_reason", "gate"] {
-        kept.as_object_mut().unwrap().remove(new).unwrap();
-    }
-    let kept: Start = serde_json::from_value(kept).unwrap();
-    assert_eq!((kept.strategy, kept.gate, kept.strategy_reason), (Strategy::Recreate, None, None));
-}
-
-#[test]
 fn the_top_of_the_file_speaks_for_every_environment() {
     let text = format!(
         "requires = ['db']\nbind = '127.0.0.1'\nparallel = false\n{SMALL}[environments.dev]\nbranch = 'dev'\nrequires = []\n"
@@ -357,111 +307,6 @@ fn broken_toml_is_shown_without_the_secrets_in_it() {
     let shown = format!("{errors}{}", errors.render(false));
     assert!(shown.contains("invalid TOML") && shown.contains("pipeline.toml:2:"), "{shown}");
     assert!(!shown.contains("hunter22"), "{shown}");
-}
-
-#[test]
-fn files_volumes_and_commands_can_be_backed_up() {
-    let house = House::new(&format!(
-        "{SMALL}[[backup]]\nkind = 'files'\npath = 'data/uploads'\nexclude = ['*.tmp', 'cache/**', 'old/']\n\
-         [[backup]]\nkind = 'volume'\nvolume = 'app_Data'\n\
-         [[backup]]\nkind = 'command'\ndump = 'd'\nrestore = 'r'\ncontainer = 'c'\nenv = {{ A = '1' }}\n"
-    ));
-    let config = house.load_as(MissingSecrets::Error).unwrap();
-    let backups = &config.apps[0].environments[0].backups;
-    let names: Vec<_> = backups.iter().map(|backup| backup.name.as_str()).collect();
-    assert_eq!(names, ["uploads", "app_data", "command"]);
-    let BackupSource::Files { path, exclude } = &backups[0].source else { panic!("{backups:?}") };
-    assert_eq!(*path, house.dir.path().join("data/uploads"));
-    let excluded = |path: &str| exclude.set.as_ref().unwrap().is_match(path);
-    for (path, expected) in [
-        ("x.tmp", true),
-        ("a/b/x.tmp", true),
-        ("cache/page", true),
-        ("cache", false),
-        ("a/cache/page", false),
-        ("a/old", true),
-        ("x.tmp/y", false),
-    ] {
-        assert_eq!(excluded(path), expected, "{path}");
-    }
-    let BackupSource::Command(command) = &backups[2].source else { panic!("{backups:?}") };
-    assert_eq!((command.container.as_deref(), command.env["A"].as_str()), (Some("c"), "1"));
-}
-
-#[test]
-fn every_kind_of_backup_says_which_keys_it_has() {
-    let house = House::new(&format!(
-        "{SMALL}[[backup]]\nkind = 'files'\npath = '/'\nvolume = 'x'\n\
-         [[backup]]\nkind = 'volume'\nvolume = '../x'\nexclude = ['../y']\n\
-         [[backup]]\nkind = 'command'\ndump = ''\nuser = 'x'\n\
-         [[backup]]\nkind = 'sqlite'\npath = 'x.db'\nexclude = ['y']\n"
-    ));
-    assert_snapshot!(house.errors(), @r"
-    pipeline.toml:9:8: `backup[0].path`: is the root of this host's files; name the directory that holds the app's files
-    pipeline.toml:10:10: `backup[0].volume`: a `files` backup has no `volume`; remove the key
-    pipeline.toml:13:10: `backup[1].volume`: `../x` is not a name that Docker takes; it may have letters, digits and `_`, `.`, `-`, must start with a letter or digit, and be 1 to 128 long
-    pipeline.toml:14:12: `backup[1].exclude[0]`: `../y` must not start with `/` or `!`, or have `.` or `..`; patterns are relative to the directory that is backed up, such as `*.tmp` or `cache/**`
-    pipeline.toml:15:1: `backup[2].restore`: is missing; add `restore = …`
-    pipeline.toml:17:8: `backup[2].dump`: is empty
-    pipeline.toml:18:8: `backup[2].user`: a `command` backup has no `user`; remove the key
-    pipeline.toml:22:11: `backup[3].exclude`: a `sqlite` backup has no `exclude`; remove the key
-    ");
-}
-
-#[test]
-fn a_mysql_backup_names_its_container_and_nothing_of_other_kinds() {
-    let with =
-        |lines: &str| House::new(&format!("{SMALL}[[backup]]\nkind = 'mysql'\n{lines}")).var("MYSQL", "hunter22");
-    let house = with("container = 'db'\ndatabase = 'Shop'\nuser = 'app'\npassword = { env = 'MYSQL' }\n");
-    let config = house.config();
-    let backup = &config.apps[0].environments[0].backups[0];
-    assert_eq!(backup.name.as_str(), "shop");
-    let BackupSource::Mysql { container, database, user, password } = &backup.source else { panic!("{backup:?}") };
-    assert_eq!((container.as_str(), database.as_str(), user.as_str()), ("db", "Shop", "app"));
-    assert_eq!(password.as_ref().map(|password| password.expose()), Some("hunter22"));
-    let errors = with("container = 'db'\nuser = 'app'\nformat = 'custom'\n").errors();
-    assert!(errors.contains("`backup[0].format`: a `mysql` backup is of a database on a server"), "{errors}");
-    assert!(errors.contains("backup[0]") && errors.contains("`database`"), "{errors}");
-}
-
-#[test]
-fn only_postgres_has_roles() {
-    let roles = |text: &str| {
-        let house =
-            House::new(&format!("{SMALL}[[backup]]\n{text}")).var("DATABASE_URL", "postgres://u:p4ssw0rd@db/app");
-        let config = house.config();
-        match config.apps[0].environments[0].backups[0].source {
-            BackupSource::Postgres { roles, .. } | BackupSource::PostgresUrl { roles, .. } => roles,
-            ref other => panic!("{other:?}"),
-        }
-    };
-    let container = "kind = 'postgres'\ncontainer = 'db'\ndatabase = 'd'\nuser = 'u'\n";
-    assert!(!roles(container));
-    assert!(roles(&format!("{container}roles = true\n")));
-    assert!(roles("kind = 'postgres'\nurl = { env = 'DATABASE_URL' }\nroles = true\n"));
-    let house = House::new(&format!("{SMALL}[[backup]]\nkind = 'sqlite'\npath = 'a.db'\nroles = true\n"));
-    assert_snapshot!(house.errors(), @"pipeline.toml:10:9: `backup[0].roles`: a `sqlite` backup has no `roles`; remove the key");
-}
-
-#[test]
-fn a_mysql_backup_may_name_its_url_instead() {
-    let with = |lines: &str| {
-        House::new(&format!("{SMALL}[[backup]]\nkind = 'mysql'\n{lines}")).var("MYSQL", "mysql://u:hunter22@h/d")
-    };
-    let house = with("url = { env = 'MYSQL' }\n");
-    let backup = &house.config().apps[0].environments[0].backups[0];
-    assert_eq!(backup.name.as_str(), "mysql");
-    let BackupSource::MysqlUrl { url, tools: DatabaseTools::Host } = &backup.source else { panic!("{backup:?}") };
-    assert_eq!(url.expose(), "mysql://u:hunter22@h/d");
-    let house = with("name = 'shop'\nurl = { env = 'MYSQL' }\ntools = 'mariadb:11'\n");
-    let backup = &house.config().apps[0].environments[0].backups[0];
-    let BackupSource::MysqlUrl { tools: DatabaseTools::Image(image), .. } = &backup.source else {
-        panic!("{backup:?}")
-    };
-    assert_eq!((backup.name.as_str(), image.as_str()), ("shop", "mariadb:11"));
-    let errors = with("url = { env = 'MYSQL' }\ncontainer = 'db'\npath = 'x'\n").errors();
-    assert!(errors.contains("`backup[0].container`: the `url` says where the database is"), "{errors}");
-    assert!(errors.contains("`backup[0].path`") && !errors.contains("hunter22"), "{errors}");
 }
 
 #[test]
@@ -615,105 +460,6 @@ fn what_must_be_unique_is() {
     pipeline.toml:27:8: `test[1].name`: there is another test suite called `unit` in this environment; give each a `name` of its own
     pipeline.toml:33:1: `backup[1]`: there is another backup called `x` in this environment; give each a `name` of its own
     "#);
-}
-
-#[test]
-fn checks_that_need_a_port_say_so() {
-    let house = House::new(
-        "[app]\nname = 'bot'\nrepository = '../bot'\n[environments.production]\nbranch = 'main'\n[start.health]\npath = '/health'\n\
-         [[smoke.check]]\nhttp = '/health'\n[[smoke.check]]\nhttp = 'https://example.org/'\ntcp = 80\n[[smoke.check]]\nname = 'nothing'\n\
-         [[smoke.check]]\ntcp = 'db:5432'\nstatus = 200\n[[smoke.check]]\nexec = []\n",
-    );
-    assert_snapshot!(house.errors(), @r#"
-    pipeline.toml:7:8: `start.health.path`: this probe needs a port, and the app has none; add `port` to the environment, or `container_port` to `[start]`, or probe with `exec`
-    pipeline.toml:9:8: `smoke.check[0].http`: a path needs a port, and the environment has none; add `port` to the environment, or write a whole URL
-    pipeline.toml:12:7: `smoke.check[1].tcp`: a check has exactly one of `http`, `tcp`, `exec`; make each a `[[smoke.check]]` of its own
-    pipeline.toml:13:1: `smoke.check[2]`: this check checks nothing; add `http = "/…"`, `tcp = "host:port"` or `exec = ["…"]`
-    pipeline.toml:17:10: `smoke.check[3].status`: this is for `http` checks only; remove the key
-    pipeline.toml:19:8: `smoke.check[4].exec`: has no program to run
-    "#);
-}
-
-#[test]
-fn error_rates_are_shares_and_need_the_gate_and_a_bake() {
-    let with = |start: &str, smoke: &str| {
-        House::new(&format!(
-            "[app]\nname = 'bot'\nrepository = '../bot'\n[environments.production]\nbranch = 'main'\nport = 8000\n{start}[smoke]\n{smoke}\n"
-        ))
-    };
-    let gate = "[start]\nstrategy = 'blue-green'\n";
-    for (text, expected) in [("'2%'", 0.02), ("0.02", 0.02), ("' 0.5 %'", 0.005), ("0", 0.0), ("1", 1.0)] {
-        let config = with(gate, &format!("max_error_rate = {text}")).config();
-        let rate = config.apps[0].environments[0].smoke.max_error_rate.unwrap();
-        assert!((rate - expected).abs() < 1e-9, "{text}: {rate}");
-    }
-    let errors = with("[start]\nstrategy = 'recreate'\n", "max_error_rate = 0.1").errors();
-    assert!(errors.contains("only the gate counts errors"), "{errors}");
-    let errors = with(gate, "max_error_rate = 0.1\nbake = '0s'").errors();
-    assert!(errors.contains("errors are compared during the bake, and there is none"), "{errors}");
-    for wrong in ["2", "'2'", "'101%'", "'NaN%'", "-0.1"] {
-        let errors = with(gate, &format!("max_error_rate = {wrong}")).errors();
-        assert!(
-            errors.contains("smoke.max_error_rate") && errors.contains("write a share such as"),
-            "{wrong}: {errors}"
-        );
-    }
-}
-
-#[test]
-fn only_versions_that_run_side_by_side_are_kept_warm() {
-    let with = |tables: &str| House::new(&format!("{SMALL}{tables}"));
-    let warm = |start: &str| {
-        let config = with(&format!("[start]\n{start}\n")).config();
-        config.apps[0].environments[0].start.gate.map(|gate| gate.keep_warm)
-    };
-    assert_eq!(warm(""), Some(Duration::ZERO));
-    assert_eq!(warm("keep_warm = '10m'"), Some(Duration::from_secs(600)));
-    assert_eq!(warm("keep_warm = '24h'\nstrategy = 'blue-green'"), Some(Duration::from_secs(86_400)));
-    assert_eq!(warm("keep_warm = '0s'\nstrategy = 'recreate'"), None);
-    let errors = with("[start]\nkeep_warm = '25h'\n").errors();
-    assert!(errors.contains("`start.keep_warm`: is longer than 24 hours"), "{errors}");
-    let errors = with("[start]\nkeep_warm = '10m'\nstrategy = 'recreate'\ngate = true\n").errors();
-    assert!(errors.contains("with the strategy `recreate` the old version stops before"), "{errors}");
-    let errors = with("[start]\nkeep_warm = '10m'\nvolumes = ['./d:/d']\n").errors();
-    assert!(
-        errors.contains("`recreate` (writes to the volume ") && errors.contains("leave `keep_warm` out"),
-        "{errors}"
-    );
-    // One environment of several may have its own word.
-    let both = "[start]\nkeep_warm = '10m'\n[environments.dev]\nbranch = 'dev'\n[environments.dev.start]\nkeep_warm = '0s'\nstrategy = 'recreate'\n";
-    assert_eq!(with(both).config().apps[0].environments.len(), 2);
-}
-
-#[test]
-fn a_bot_without_a_port_is_watched_for_a_while() {
-    let config =
-        House::new("[app]\nname = 'bot'\nrepository = '../bot'\n[environments.production]\nbranch = 'main'\n").config();
-    assert_eq!(config.apps[0].environments[0].start.health.probe, Probe::Running);
-    assert!(config.apps[0].full_name.is_none());
-    assert!(config.apps[0].repository.starts_with('/'));
-}
-
-#[test]
-fn the_process_runtime_has_its_own_rules() {
-    let process = |rest: &str| House::new(&format!("{SMALL}[start]\nruntime = 'process'\n{rest}"));
-    let config = process("command = 'python3 app.py'\n[build]\nrun = 'make'\n[[test]]\nrun = 'make test'\n").config();
-    let environment = &config.apps[0].environments[0];
-    assert_eq!(environment.start.command.as_deref(), Some(&["python3 app.py".to_owned()][..]));
-    assert!(matches!(environment.tests[0].place, TestPlace::Tree));
-    let config = process("command = ['echo', 'a b']\n").config();
-    assert_eq!(config.apps[0].environments[0].start.command.as_deref(), Some(&["echo 'a b'".to_owned()][..]));
-    assert_snapshot!(process("memory = '1g'\n[build]\ndockerfile = 'X'\n[[test]]\nimage = 'x'\nrun = 'x'\n").errors(), @r#"
-    pipeline.toml:7:1: `start.command`: is missing; the process runtime needs the app's command: add `command = "…"`
-    pipeline.toml:9:10: `start.memory`: the process runtime has no containers; remove the key, or use `runtime = "docker"`
-    pipeline.toml:11:14: `build.dockerfile`: the process runtime builds no image; remove the key; `run` is its build command
-    pipeline.toml:13:9: `test[0].image`: the process runtime has no containers: its tests run in the commit's tree on this host; remove the key
-    "#);
-
-    let docker = House::new(&format!("{SMALL}[start]\ncommand = 'a | b'\n")).config();
-    assert_eq!(docker.apps[0].environments[0].start.command.as_deref().unwrap(), ["sh", "-c", "a | b"]);
-    let errors = House::new(&format!("{SMALL}[build]\nrun = 'make'\n[[test]]\nrun = 'x'\n")).errors();
-    assert!(errors.contains("build of the process runtime") && errors.contains("needs a place to run in"), "{errors}");
 }
 
 #[test]
