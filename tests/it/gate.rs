@@ -20,7 +20,7 @@ fn holding(site: Site) -> Site {
 }
 
 /// Deploys these versions.
-fn live(site: &Site, versions: &[&str]) {
+pub fn live(site: &Site, versions: &[&str]) {
     for version in versions {
         site.version(version);
         site.push(version);

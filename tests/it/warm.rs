@@ -3,7 +3,10 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{Site, docker, http, load::Load, poll, processes_of};
+use crate::{
+    gate::live,
+    support::{Site, docker, http, load::Load, poll, processes_of},
+};
 
 /// A site behind the gate whose old versions are kept warm for so long. Its processes tell who they are.
 fn warming(site: Site, how_long: &str) -> Site {
@@ -17,16 +20,6 @@ fn processes(how_long: &str) -> Site {
     site.write("run.sh", "echo $$ >www/pid\nexec python3 -m http.server --bind 127.0.0.1 --directory www $PORT\n");
     site.serve();
     site
-}
-
-/// Deploys these versions.
-fn live(site: &Site, versions: &[&str]) {
-    for version in versions {
-        site.version(version);
-        site.push(version);
-        site.deploy(0);
-        site.expect_page(version);
-    }
 }
 
 /// The process that answers visitors.
