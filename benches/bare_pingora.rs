@@ -23,7 +23,14 @@ impl ProxyHttp for Bare {
 fn main() {
     let mut args = std::env::args().skip(1);
     let (listen, upstream) = (args.next().unwrap(), args.next().unwrap());
-    let conf = ServerConf { threads: 1, ..ServerConf::default() };
+    // It has to end when the bench does.
+    let at_once = Some(0);
+    let conf = ServerConf {
+        threads: 1,
+        grace_period_seconds: at_once,
+        graceful_shutdown_timeout_seconds: at_once,
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let mut proxy = http_proxy_service(&server.configuration, Bare(upstream));
