@@ -19,9 +19,12 @@
 //!
 //! As a dump goes by, the rows of each `COPY` are counted: exactly, in the very data that was dumped, at the cost of looking for line ends.
 
+pub(super) use copy::{Rows, identifier, table_of};
 use memchr::{memchr, memchr2};
 
 use super::TableRows;
+
+mod copy;
 
 /// A `COPY` statement: 1,600 columns are the most a table can have, with names of 63 bytes, quoted.
 const LONGEST_COPY: usize = 256 * 1024;
@@ -500,101 +503,6 @@ fn is_word_start(byte: u8) -> bool {
 fn trailing_backslashes(bytes: &[u8], odd: bool) -> bool {
     let count = bytes.iter().rev().take_while(|byte| **byte == b'\\').count();
     (count % 2 == 1) != (odd && count == bytes.len())
-}
-
-/// The data of one `COPY`, in PostgreSQL's text format: a row is a line, and a line `\.` is the end.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(super) struct Rows {
-    pub rows: u64,
-    /// The end was seen: what follows is not data.
-    pub ended: bool,
-    line: InLine,
-}
-
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-enum InLine {
-    #[default]
-    Start,
-    Backslash,
-    Dot,
-    Return,
-    Middle,
-}
-
-impl Rows {
-    /// Takes bytes up to the end of the data. How many.
-    pub fn take(&mut self, bytes: &[u8]) -> usize {
-        let mut at = 0;
-        while let Some(&byte) = bytes.get(at) {
-            if self.line == InLine::Middle {
-                let Some(end) = memchr(b'\n', &bytes[at..]) else { return bytes.len() };
-                at += end + 1;
-                self.rows += 1;
-                self.line = InLine::Start;
-                continue;
-            }
-            at += 1;
-            self.line = match (self.line, byte) {
-                (InLine::Dot | InLine::Return, b'\n') => {
-                    self.ended = true;
-                    return at;
-                }
-                (_, b'\n') => {
-                    self.rows += 1;
-                    InLine::Start
-                }
-                (InLine::Start, b'\\') => InLine::Backslash,
-                (InLine::Backslash, b'.') => InLine::Dot,
-                (InLine::Dot, b'\r') => InLine::Return,
-                _ => InLine::Middle,
-            };
-        }
-        at
-    }
-}
-
-/// The table of `COPY name (columns) FROM stdin`, as it is written; `None` for anything else.
-pub(super) fn table_of(statement: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(statement).ok()?;
-    let mut rest = text.strip_prefix("COPY ")?;
-    let whole = rest;
-    loop {
-        rest = identifier(rest)?;
-        match rest.strip_prefix('.') {
-            Some(after) => rest = after,
-            None => break,
-        }
-    }
-    let name = &whole[..whole.len() - rest.len()];
-    rest = rest.strip_prefix(' ')?;
-    if let Some(columns) = rest.strip_prefix('(') {
-        rest = columns;
-        loop {
-            rest = identifier(rest)?;
-            match rest.strip_prefix(", ") {
-                Some(after) => rest = after,
-                None => break,
-            }
-        }
-        rest = rest.strip_prefix(')')?;
-    }
-    (rest == " FROM stdin").then(|| name.to_owned())
-}
-
-/// What follows an identifier, plain or quoted.
-pub(super) fn identifier(text: &str) -> Option<&str> {
-    if let Some(mut rest) = text.strip_prefix('"') {
-        loop {
-            rest = &rest[rest.find('"')? + 1..];
-            match rest.strip_prefix('"') {
-                Some(after) => rest = after,
-                None => return Some(rest),
-            }
-        }
-    }
-    let end = text.find(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '$' || !c.is_ascii()));
-    let end = end.unwrap_or(text.len());
-    (end > 0).then(|| &text[end..])
 }
 
 #[cfg(test)]
